@@ -1,0 +1,1 @@
+"""How an upstream is reached: URLs, spawned processes, the embedded demo. No translation."""

@@ -1,0 +1,78 @@
+"""What the proxy asks of every upstream."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class UpstreamRequest(msgspec.Struct, frozen=True):
+    """One HTTP request to an upstream.
+
+    ``path`` is relative to the upstream's API root and begins with a slash, for instance
+    ``/chat/completions``; ``body`` is the JSON text, empty for GET.
+    """
+
+    method: str
+    path: str
+    headers: Sequence[tuple[str, str]] = ()
+    body: bytes = b""
+
+
+class UpstreamReply(Protocol):
+    """An upstream's reply whose body has not been read yet.
+
+    Whoever receives it owns it and must call ``aclose``, also after reading to the end.
+    """
+
+    @property
+    def status(self) -> int:
+        """HTTP status code."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Reply headers with lower-case names; repeated ones joined by a comma."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, content encoding untouched, one item for each read.
+
+        Raises:
+            BackendError: The upstream broke off or went silent for too long.
+        """
+
+    async def aclose(self) -> None:
+        """Release the connection; an unfinished body is abandoned and its connection closed."""
+
+
+class Backend(Protocol):
+    """One upstream server."""
+
+    @property
+    def name(self) -> str:
+        """The upstream's name in settings, logs and errors."""
+
+    async def start(self) -> None:
+        """Begin to make the upstream reachable; returns at once.
+
+        Whether it is reachable is what ``probe`` says. A process that cannot be started at all is
+        reported by ``probe`` and ``send`` as well, so that the proxy can answer with the reason.
+        """
+
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        """Send a request and wait for status and headers of the reply.
+
+        Cancelling the call abandons the request and closes its connection.
+
+        Raises:
+            BackendError: No reply could be had. Replies of any status, 5xx included, are returned.
+        """
+
+    async def probe(self) -> None:
+        """Ask whether the upstream answers.
+
+        Raises:
+            BackendError: It does not; the message says why.
+        """
+
+    async def aclose(self) -> None:
+        """Close connections and stop what ``start`` started."""

@@ -1,0 +1,1 @@
+"""Measurements of the proxy beside nginx and a straight connection; see README.md."""

@@ -1,0 +1,1 @@
+"""The proxy server: settings, routes, one request's life."""

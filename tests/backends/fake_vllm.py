@@ -1,0 +1,92 @@
+"""Looks like vLLM from outside, loads nothing, and misbehaves on demand.
+
+Takes vLLM's arguments and ignores those it does not know. How it behaves is told by environment
+variables: ``FAKE_SAY`` (lines for the log) and ``FAKE_EXIT`` (then exit with this status),
+``FAKE_HANG`` (log one line and never get ready), ``FAKE_IGNORE_TERM``, ``FAKE_STRAY`` (fork a
+child that leaves the group). ``POST /v1/die`` ends it with status 9, after ``FAKE_LAST_WORDS``.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+STRAY = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"
+
+
+def log(text: str, who: str = "APIServer") -> None:
+    sys.stderr.write(f"({who} pid={os.getpid()}) INFO 11-23 02:56:57 [core.py:133] {text}\n")
+    sys.stderr.flush()
+
+
+class Handler(BaseHTTPRequestHandler):
+    models: tuple[str, ...] = ()
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/v1") and not self.authorized():
+            self.reply(401, {"error": "Unauthorized"})
+        elif self.path == "/v1/models":
+            self.reply(200, {"object": "list", "data": [{"id": name} for name in self.models]})
+        else:
+            self.reply(200 if self.path == "/health" else 404, {})
+
+    def do_POST(self) -> None:
+        if not self.authorized():
+            self.reply(401, {"error": "Unauthorized"})
+        elif self.path == "/v1/die":
+            sys.stderr.write(os.environ.get("FAKE_LAST_WORDS", "Killed") + "\n")
+            sys.stderr.flush()
+            os._exit(9)
+        else:
+            self.reply(200, {"path": self.path, "argv": sys.argv[1:]})
+
+    def authorized(self) -> bool:
+        key = os.environ.get("VLLM_API_KEY")
+        return not key or self.headers["authorization"] == f"Bearer {key}"
+
+    def reply(self, status: int, document: object) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("positional", nargs="*")
+    parser.add_argument("--model")
+    parser.add_argument("--served-model-name", nargs="*")
+    parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument("--port", type=int, default=8000)
+    args, _ = parser.parse_known_args()
+    if "FAKE_IGNORE_TERM" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "FAKE_STRAY" in os.environ:
+        subprocess.Popen([sys.executable, "-I", "-S", "-c", STRAY], start_new_session=True)
+    log("version 0.0.0")
+    if said := os.environ.get("FAKE_SAY"):
+        sys.stderr.write(f"{said}\n")
+        sys.stderr.flush()
+    if status := os.environ.get("FAKE_EXIT"):
+        sys.exit(int(status))
+    if "FAKE_HANG" in os.environ:
+        time.sleep(120)
+    log("Initializing a V1 LLM engine (v0.0.0) with config: ...", "EngineCore")
+    log("Starting to load model ...", "Worker")
+    log("GPU KV cache size: 1,024 tokens", "EngineCore")
+    Handler.models = tuple(args.served_model_name or [args.model or args.positional[-1]])
+    server = ThreadingHTTPServer((args.host, args.port), Handler)
+    log(f"Starting vLLM server on http://{args.host}:{args.port}")
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Tool calls of a Chat stream: fragments in, calls out, whatever servers do to indexes and ids."""
+
+from translators.canonical import ToolCall, ToolKind
+from translators.chat.response import is_json, restore_name
+from translators.context import Context
+from translators.errors import UpstreamProtocolError
+from translators.events import ArgumentsDelta, Event, ItemEnd, ItemStart
+from translators.wire import JSON, encode
+
+
+class _Call:
+    """One call under way; ``item_index`` is ``None`` until its name is known."""
+
+    __slots__ = ("call_id", "is_closed", "item_index", "kind", "name", "pieces")
+
+    def __init__(self, call_id: str) -> None:
+        self.call_id = call_id
+        self.name = ""
+        self.kind = ToolKind.FUNCTION
+        self.pieces: list[str] = []
+        self.item_index: int | None = None
+        self.is_closed = False
+
+    def arguments(self) -> str:
+        return "".join(self.pieces)
+
+
+class CallReader:
+    """Reads ``delta.tool_calls`` into events.
+
+    A call is announced when its name is known for certain: at once if it is a declared tool's,
+    else with its first argument. It stays open until the stream ends, because arguments that
+    parse may still go on; only when another call begins is a complete one closed before.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        """Make a reader for one stream."""
+        self._ctx = ctx
+        self._calls: list[_Call] = []
+        self._by_index: dict[int, _Call] = {}
+
+    def __len__(self) -> int:
+        """How many calls have begun."""
+        return len(self._calls)
+
+    def feed(self, entry: JSON, next_index: int) -> list[Event]:
+        """Events of one entry of ``tool_calls``.
+
+        Args:
+            entry: The entry; ``""`` and ``null`` count as absent.
+            next_index: Index for an item that starts now.
+
+        Raises:
+            UpstreamProtocolError: The entry continues a call that was closed, or is no object.
+        """
+        if not isinstance(entry, dict):
+            raise UpstreamProtocolError("An entry of tool_calls is not an object.")
+        custom = entry.get("custom")
+        body = custom or entry.get("function") or {}
+        name = body.get("name") or ""
+        piece = body.get("input") if custom else body.get("arguments")
+        text = piece if isinstance(piece, str) else "" if piece is None else encode(piece).decode()
+        call = self._find(entry.get("index"), entry.get("id") or "", name)
+        if custom:
+            call.kind = ToolKind.CUSTOM
+        events: list[Event] = []
+        if call.item_index is None:
+            if name != call.name:
+                call.name += name
+            if text:
+                call.pieces.append(text)
+            if call.name and (call.pieces or self._ctx.tool_names.is_whole(call.name)):
+                events += self._start(call, next_index)
+        elif text:
+            if call.is_closed:
+                raise UpstreamProtocolError(
+                    f"The upstream went on with the call of '{call.name}' after it was complete."
+                )
+            call.pieces.append(text)
+            events.append(ArgumentsDelta(call.item_index, text))
+        return events
+
+    def finish(self, next_index: int) -> list[Event]:
+        """Announce and complete what is left; the calls stay open.
+
+        Raises:
+            UpstreamProtocolError: A call never got a name.
+        """
+        events: list[Event] = []
+        for call in self._calls:
+            if call.item_index is None:
+                if not call.name:
+                    raise UpstreamProtocolError("The upstream streamed a tool call without a name.")
+                events += self._start(call, next_index)
+                next_index += 1
+            if call.kind is ToolKind.FUNCTION and not call.arguments().strip():
+                events.append(ArgumentsDelta(_index(call), "{}"))
+                call.pieces.append("{}")
+        return events
+
+    def open_indexes(self) -> list[int]:
+        """Indexes of the items that are still open, oldest first."""
+        return [
+            call.item_index
+            for call in self._calls
+            if call.item_index is not None and not call.is_closed
+        ]
+
+    def last(self) -> ToolCall | None:
+        """The call that began last, with its arguments so far."""
+        if not self._calls:
+            return None
+        call = self._calls[-1]
+        return ToolCall(call.call_id, call.name, call.arguments(), call.kind)
+
+    def _find(self, index: JSON, call_id: str, name: str) -> _Call:
+        call: _Call | None
+        if isinstance(index, int):
+            call = self._by_index.get(index)
+            if call is None or self._is_another(call, call_id, name):
+                call = self._by_index[index] = self._begin(call_id)
+            return call
+        known = (call for call in self._calls if call_id and call.call_id == call_id)
+        call = next(known, None)
+        if call is None:
+            last = self._calls[-1] if self._calls and not call_id else None
+            call = last if last is not None and not (name and last.pieces) else None
+        return call or self._begin(call_id)
+
+    def _is_another(self, call: _Call, call_id: str, name: str) -> bool:
+        """Whether an index was reused; some servers merely make up a new id for each chunk."""
+        if not call_id or not name or call_id == call.call_id:
+            return False
+        return name != call.name or is_json(call.arguments())
+
+    def _begin(self, call_id: str) -> _Call:
+        call = _Call(call_id)
+        self._calls.append(call)
+        return call
+
+    def _start(self, call: _Call, index: int) -> list[Event]:
+        events: list[Event] = []
+        for earlier in self._calls:
+            if earlier is call:
+                break
+            if not earlier.is_closed and earlier.item_index is not None:
+                if not is_json(earlier.arguments()):
+                    continue
+                earlier.is_closed = True
+                events.append(ItemEnd(earlier.item_index))
+        item = ToolCall(call.call_id, call.name, "", call.kind)
+        restore_name(item, self._ctx)
+        call.call_id = item.call_id
+        call.item_index = index
+        events.append(ItemStart(index, item))
+        if call.pieces:
+            events.append(ArgumentsDelta(index, call.arguments()))
+        return events
+
+
+def _index(call: _Call) -> int:
+    assert call.item_index is not None
+    return call.item_index

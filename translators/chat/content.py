@@ -1,0 +1,104 @@
+"""Content of Chat messages, both ways.
+
+Spec: Chat Completions, "messages", ``content``.
+"""
+
+from collections.abc import Sequence
+
+from translators.canonical import Audio, File, Image, OpaquePart, Part, Refusal, Text
+from translators.chat import schema
+from translators.context import Context
+from translators.dialect import Dialect
+from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
+from translators.wire import JSON, open_as
+
+
+def read_content(
+    content: str | list[JSON] | None,
+    path: str,
+    fault: type[TranslationError] = MalformedRequest,
+) -> list[Part]:
+    """Parts of a message's ``content``, which may be text, a list of parts, or absent."""
+    if content is None:
+        return []
+    if isinstance(content, str):
+        return [Text(content)]
+    return [_read_part(part, f"{path}[{i}]", fault) for i, part in enumerate(content)]
+
+
+def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
+    if isinstance(body, str):
+        return Text(body)
+    part = open_as(schema.ContentPart, body, path, fault)
+    match part:
+        case schema.ContentPart(type="text" | "input_text" | "output_text", text=str(text)):
+            return Text(text)
+        case schema.ContentPart(type="refusal", refusal=str(refusal)):
+            return Refusal(refusal)
+        case schema.ContentPart(type="image_url", image_url=str(url)):
+            return Image(url=url, param=path)
+        case schema.ContentPart(type="image_url", image_url=schema.ImageURL() as image):
+            return Image(url=image.url, detail=image.detail, param=path)
+        case schema.ContentPart(type="input_audio", input_audio=schema.InputAudio() as audio):
+            return Audio(audio.data, audio.format, param=path)
+        case schema.ContentPart(type="file", file=schema.FileData() as file):
+            return File(
+                data=file.file_data, file_id=file.file_id, filename=file.filename, param=path
+            )
+        case schema.ContentPart(
+            type="text" | "refusal" | "image_url" | "input_audio" | "file" as kind
+        ):
+            raise fault(f"Invalid '{path}': a '{kind}' part needs a '{kind}'.", param=path)
+    return OpaquePart(Dialect.CHAT, part.type, body, param=path)
+
+
+def write_content(parts: Sequence[Part], ctx: Context, *, joint: str = "\n") -> JSON:
+    """``content`` of a message: a string if all parts are text, else a list of parts.
+
+    Plain text is sent as one string because some templates take nothing else. ``joint`` goes
+    between its parts: a line end, as vLLM itself joins them, or nothing for the model's own text.
+
+    Raises:
+        UnsupportedFeature: The upstream has no place for a part.
+    """
+    if all(isinstance(part, Text | Refusal) for part in parts):
+        return joint.join(part.text for part in parts if isinstance(part, Text | Refusal))
+    return [write_part(part, ctx) for part in parts]
+
+
+def write_part(part: Part, ctx: Context) -> JSON:
+    """One content part.
+
+    Raises:
+        UnsupportedFeature: The upstream has no place for it.
+    """
+    match part:
+        case Text(text=text):
+            return {"type": "text", "text": text}
+        case Refusal(text=text):
+            return {"type": "refusal", "refusal": text}
+        case Image(url=str(url), detail=detail):
+            image = {"url": url} if detail is None else {"url": url, "detail": detail}
+            return {"type": "image_url", "image_url": image}
+        case Image():
+            raise UnsupportedFeature(
+                "An image by file id needs a file store; send it as an image_url.",
+                param=part.param,
+            )
+        case Audio(data=data, format=audio_format):
+            return {"type": "input_audio", "input_audio": {"data": data, "format": audio_format}}
+        case File():
+            return _write_file(part, ctx)
+        case OpaquePart(dialect=Dialect.CHAT):
+            return part.body
+    raise UnsupportedFeature(
+        f"A '{part.kind}' part cannot be sent to a Chat Completions upstream.", param=part.param
+    )
+
+
+def _write_file(part: File, ctx: Context) -> JSON:
+    if part.url is not None or not ctx.profile.files:
+        what = "A file by URL" if part.url is not None else "A file"
+        raise UnsupportedFeature(f"{what} cannot be sent to this upstream.", param=part.param)
+    members = {"file_data": part.data, "file_id": part.file_id, "filename": part.filename}
+    return {"type": "file", "file": {k: v for k, v in members.items() if v is not None}}

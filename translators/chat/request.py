@@ -1,0 +1,196 @@
+"""Requests of Chat Completions, both ways.
+
+Spec: Chat Completions, "Create chat completion", request body.
+"""
+
+from translators.canonical import (
+    Item,
+    Message,
+    Reasoning,
+    Refusal,
+    Request,
+    Role,
+    ToolCall,
+    ToolKind,
+    ToolResult,
+)
+from translators.chat import schema
+from translators.chat.content import read_content
+from translators.chat.tools import (
+    read_format,
+    read_functions,
+    read_tool_choice,
+    read_tools,
+    write_format,
+    write_tools,
+)
+from translators.chat.turns import write_messages
+from translators.context import Context
+from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
+from translators.names import ToolNames
+from translators.wire import JSON, encode, extra_of, known_members, open_as
+
+_REQUEST_MEMBERS = known_members(schema.CreateChatCompletion)
+_MESSAGE_MEMBERS = known_members(schema.Message)
+_UNSAYABLE = ("audio", "prediction", "web_search_options")
+
+
+def read_request(body: dict[str, JSON], ctx: Context) -> Request:
+    """A Chat request as a canonical one.
+
+    Raises:
+        MalformedRequest: The body breaks the schema.
+        UnsupportedFeature: It asks for audio output, predictions or hosted web search.
+    """
+    wire = open_as(schema.CreateChatCompletion, body, "")
+    for name in _UNSAYABLE:
+        if body.get(name) is not None:
+            raise UnsupportedFeature(
+                f"'{name}' cannot be translated for this upstream.", param=name
+            )
+    if wire.modalities is not None and wire.modalities != ["text"]:
+        raise UnsupportedFeature("Only text output can be translated.", param="modalities")
+    items: list[Item] = []
+    for i, message in enumerate(wire.messages):
+        items += _read_message(message, f"messages[{i}]", items)
+    extra = extra_of(body, _REQUEST_MEMBERS)
+    knobs = {name: extra.pop(name) for name in schema.KNOBS & extra.keys()}
+    limit = wire.max_tokens if wire.max_completion_tokens is None else wire.max_completion_tokens
+    options = wire.stream_options or schema.StreamOptions()
+    return Request(
+        model=wire.model,
+        items=items,
+        tools=read_tools(wire.tools or ()) + read_functions(wire.functions or ()),
+        tool_choice=read_tool_choice(wire.tool_choice)
+        or read_tool_choice(wire.function_call, "function_call"),
+        max_output_tokens=limit,
+        n=1 if wire.n is None else wire.n,
+        logprobs=bool(wire.logprobs),
+        top_logprobs=wire.top_logprobs,
+        format=read_format(wire.response_format),
+        verbosity=wire.verbosity,
+        effort=wire.reasoning_effort,
+        stream=bool(wire.stream),
+        include_usage=bool(options.include_usage),
+        metadata=wire.metadata,
+        store=wire.store,
+        knobs=knobs,
+        extra=extra,
+    )
+
+
+def _read_message(body: JSON, path: str, before: list[Item]) -> list[Item]:
+    message = open_as(schema.Message, body, path)
+    parts = read_content(message.content, f"{path}.content")
+    extra = extra_of(body, _MESSAGE_MEMBERS)
+    match message.role:
+        case "system" | "developer" | "user":
+            return [Message(Role(message.role), parts, name=message.name, extra=extra)]
+        case "assistant":
+            if message.refusal is not None:
+                parts.append(Refusal(message.refusal))
+            if message.audio is not None:
+                raise UnsupportedFeature(
+                    "Earlier audio answers cannot be translated.", param=f"{path}.audio"
+                )
+            items = read_assistant(message, path)
+            if parts or not items:
+                said = Message(Role.ASSISTANT, parts, name=message.name, extra=extra)
+                items.insert(1 if items and isinstance(items[0], Reasoning) else 0, said)
+            return items
+        case "tool":
+            if message.tool_call_id is None:
+                param = f"{path}.tool_call_id"
+                raise MalformedRequest(f"Missing required parameter: '{param}'.", param=param)
+            kinds = {i.call_id: i.kind for i in before if isinstance(i, ToolCall)}
+            kind = kinds.get(message.tool_call_id, ToolKind.FUNCTION)
+            return [ToolResult(message.tool_call_id, parts, kind, extra=extra)]
+        case "function":
+            return [ToolResult(_last_call_id(before), parts, extra=extra)]
+    param = f"{path}.role"
+    raise MalformedRequest(
+        f"Invalid '{param}': expected system, developer, user, assistant or tool, "
+        f"not {message.role!r}.",
+        param=param,
+    )
+
+
+def read_assistant(
+    message: schema.Message, path: str, fault: type[TranslationError] = MalformedRequest
+) -> list[Item]:
+    """Reasoning and tool calls of an assistant message, without what it says."""
+    items: list[Item] = []
+    reasoning = message.reasoning or message.reasoning_content
+    if reasoning:
+        items.append(Reasoning(content=[reasoning]))
+    for i, call in enumerate(message.tool_calls or ()):
+        items.append(_read_call(call, f"{path}.tool_calls[{i}]", fault))
+    if message.function_call is not None and message.function_call.name is not None:
+        name = message.function_call.name
+        arguments = read_arguments(message.function_call.arguments)
+        items.append(ToolCall(f"call_{name}", name, arguments))
+    return items
+
+
+def _read_call(call: schema.ToolCall, path: str, fault: type[TranslationError]) -> ToolCall:
+    match call:
+        case schema.ToolCall(custom=schema.Custom() as custom):
+            return ToolCall(call.id or "", custom.name, custom.input, ToolKind.CUSTOM)
+        case schema.ToolCall(function=schema.Function(name=str(name)) as function) if name:
+            return ToolCall(call.id or "", name, read_arguments(function.arguments))
+    raise fault(f"Invalid '{path}': the call has no function name.", param=path)
+
+
+def read_arguments(arguments: JSON) -> str:
+    """Arguments as JSON text: an object is encoded, blank text is an empty object."""
+    if arguments is None:
+        return "{}"
+    if not isinstance(arguments, str):
+        return encode(arguments).decode()
+    return arguments if arguments.strip() else "{}"
+
+
+def _last_call_id(before: list[Item]) -> str:
+    calls = (item.call_id for item in reversed(before) if isinstance(item, ToolCall))
+    return next(calls, "call_function")
+
+
+def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
+    """A canonical request as a Chat one.
+
+    Members of ``extra`` go out as they are, but never replace one that we write.
+
+    Raises:
+        UnsupportedFeature: A tool or a content part cannot be said to this upstream.
+    """
+    names = ctx.tool_names = ToolNames(request.tools)
+    body: dict[str, JSON] = {
+        "model": request.model,
+        "messages": write_messages(request.items, names, ctx),
+    }
+    body |= {k: v for k, v in request.knobs.items() if k != "parallel_tool_calls"}
+    body |= write_tools(request, names, ctx)
+    if request.max_output_tokens is not None:
+        if isinstance(request.max_output_tokens, int):
+            ctx.output_limit = request.max_output_tokens
+        body[ctx.profile.token_limit_field] = request.max_output_tokens
+    if request.n != 1:
+        body["n"] = request.n
+    if request.logprobs:
+        body["logprobs"] = True
+        if request.top_logprobs is not None:
+            body["top_logprobs"] = request.top_logprobs
+    if request.format is not None:
+        body["response_format"] = write_format(request.format)
+    if request.verbosity is not None:
+        body["verbosity"] = request.verbosity
+    if request.effort is not None:
+        body["reasoning_effort"] = request.effort
+    if request.stream:
+        body["stream"] = True
+        if ctx.profile.stream_usage:
+            body["stream_options"] = {"include_usage": True}
+    for name in ctx.profile.refuses:
+        if body.pop(name, None) is not None:
+            ctx.lose(name, "the upstream refuses this member")
+    return {**request.extra, **body}

@@ -1,0 +1,330 @@
+"""Whole replies of Chat Completions, both ways.
+
+Spec: Chat Completions, "The chat completion object".
+"""
+
+from collections.abc import Mapping, Sequence
+
+from translators.canonical import (
+    Item,
+    Message,
+    Reasoning,
+    Refusal,
+    Request,
+    Response,
+    Role,
+    Status,
+    StopReason,
+    Text,
+    ToolCall,
+    ToolKind,
+    Usage,
+)
+from translators.chat import schema
+from translators.chat.content import read_content
+from translators.chat.request import read_assistant
+from translators.context import Context
+from translators.envelope import error_of, is_error
+from translators.errors import UpstreamProtocolError
+from translators.profiles import ChatReasoning
+from translators.wire import JSON, decode, extra_of, known_members, open_as
+
+_REPLY_MEMBERS = known_members(schema.ChatCompletion)
+_CHOICE_MEMBERS = known_members(schema.Choice)
+_MESSAGE_MEMBERS = known_members(schema.Message)
+
+STOP_REASONS = {
+    "stop": StopReason.STOP,
+    "eos": StopReason.STOP,
+    "end_turn": StopReason.STOP,
+    "stop_sequence": StopReason.STOP,
+    "length": StopReason.LENGTH,
+    "max_tokens": StopReason.LENGTH,
+    "model_length": StopReason.LENGTH,
+    "repetition": StopReason.LENGTH,
+    "tool_calls": StopReason.TOOL_CALLS,
+    "function_call": StopReason.TOOL_CALLS,
+    "tool_use": StopReason.TOOL_CALLS,
+    "content_filter": StopReason.CONTENT_FILTER,
+    "refusal": StopReason.CONTENT_FILTER,
+    "safety": StopReason.CONTENT_FILTER,
+}
+"""What servers put into ``finish_reason``; any other word means that something went wrong."""
+
+PARAMS = {
+    "messages": "items",
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "response_format": "format",
+    "reasoning_effort": "effort",
+}
+"""Chat's request members -> canonical ones, where the names differ."""
+
+WRITE_PARAMS = {canonical: name for name, canonical in reversed(PARAMS.items())}
+
+
+def read_response(body: dict[str, JSON], ctx: Context) -> Response:
+    """A Chat reply as a canonical one; its first choice is the reply.
+
+    Raises:
+        UpstreamProtocolError: The body breaks the schema or has no choice.
+    """
+    fault = UpstreamProtocolError
+    if is_error(body, "choices"):
+        error = error_of(body, 200, PARAMS)
+        return Response("", "", int(ctx.now()), [], error=error)
+    wire = open_as(schema.ChatCompletion, body, "", fault)
+    if not wire.choices:
+        raise fault("The upstream's reply has no choices.", param="choices")
+    choice = open_as(schema.Choice, wire.choices[0], "choices[0]", fault)
+    message = open_as(schema.Message, choice.message, "choices[0].message", fault)
+    usage = read_usage(wire.usage)
+    output = _read_output(message, choice, ctx)
+    extra = (
+        extra_of(body, _REPLY_MEMBERS)
+        | extra_of(wire.choices[0], _CHOICE_MEMBERS)
+        | extra_of(choice.message, _MESSAGE_MEMBERS)
+    )
+    stop = read_stop(choice.finish_reason, output)
+    if was_cut(stop, output, usage, ctx):
+        stop = StopReason.LENGTH
+    last = output[-1]
+    if stop is StopReason.LENGTH and isinstance(last, Message | Reasoning | ToolCall):
+        last.status = Status.INCOMPLETE
+    return Response(
+        id=wire.id or ctx.new_id("chatcmpl"),
+        model=wire.model or "",
+        created=int(ctx.now() if wire.created is None else wire.created),
+        output=output,
+        stop=stop,
+        raw_stop=choice.finish_reason,
+        usage=usage,
+        extra=extra,
+    )
+
+
+def _read_output(message: schema.Message, choice: schema.Choice, ctx: Context) -> list[Item]:
+    fault = UpstreamProtocolError
+    items = read_assistant(message, "choices[0].message", fault)
+    parts = read_content(message.content, "choices[0].message.content", fault)
+    logprobs = choice.logprobs or schema.Logprobs()
+    has_calls = any(isinstance(item, ToolCall) for item in items)
+    text = "".join(part.text for part in parts if isinstance(part, Text))
+    if not text or (has_calls and not text.strip()):
+        parts = [part for part in parts if not isinstance(part, Text)]
+    for part in parts:
+        if isinstance(part, Text):
+            part.logprobs = logprobs.content or []
+            part.annotations = [flat_annotation(a) for a in message.annotations or ()]
+            break
+    if message.refusal:
+        parts.append(Refusal(message.refusal, logprobs.refusal or []))
+    if not parts and not items:
+        parts.append(Text(""))
+    if parts:
+        first = items and isinstance(items[0], Reasoning)
+        items.insert(1 if first else 0, Message(Role.ASSISTANT, parts))
+    for item in items:
+        if isinstance(item, ToolCall):
+            restore_name(item, ctx)
+    return items
+
+
+def restore_name(call: ToolCall, ctx: Context) -> None:
+    """Give a call from the upstream the name by which the caller knows its tool."""
+    tool = ctx.tool_names.restore(call.name)
+    call.name, call.namespace = tool.name, tool.namespace
+    if not call.call_id:
+        call.call_id = ctx.new_id("call")
+
+
+def read_stop(finish_reason: str | None, output: Sequence[Item]) -> StopReason:
+    """Why the model stopped; a missing reason is inferred from the output.
+
+    Raises:
+        UpstreamProtocolError: The word means none of the known reasons, as vLLM's ``abort``.
+    """
+    if finish_reason is None:
+        called = any(isinstance(item, ToolCall) for item in output)
+        return StopReason.TOOL_CALLS if called else StopReason.STOP
+    stop = STOP_REASONS.get(finish_reason)
+    if stop is None:
+        raise UpstreamProtocolError(
+            f"The upstream ended the reply with finish_reason '{finish_reason}'.",
+            param="choices[0].finish_reason",
+        )
+    return stop
+
+
+def was_cut(stop: StopReason, output: Sequence[Item], usage: Usage | None, ctx: Context) -> bool:
+    """Whether a call was cut by the token limit although the upstream says ``tool_calls``.
+
+    vLLM reports so when a stream's limit falls into a call. Broken arguments alone prove
+    nothing: a model may write them so.
+    """
+    if stop is not StopReason.TOOL_CALLS or usage is None or ctx.output_limit is None:
+        return False
+    last = output[-1] if output else None
+    return (
+        isinstance(last, ToolCall)
+        and last.kind is ToolKind.FUNCTION
+        and usage.output >= ctx.output_limit
+        and not is_json(last.arguments)
+    )
+
+
+def is_json(text: str) -> bool:
+    """Whether a call's arguments are complete JSON."""
+    try:
+        decode(text.encode("utf-8", "replace"), UpstreamProtocolError)
+    except UpstreamProtocolError:
+        return False
+    return True
+
+
+def flat_annotation(annotation: JSON) -> JSON:
+    """A citation as Responses has it: the members of ``url_citation`` beside ``type``."""
+    match annotation:
+        case {"type": "url_citation" as kind, "url_citation": {**citation}}:
+            return {"type": kind, **citation}
+    return annotation
+
+
+def nested_annotation(annotation: JSON) -> JSON:
+    """A citation as Chat has it."""
+    match annotation:
+        case {"type": "url_citation", **rest} if "url_citation" not in rest:
+            return {"type": "url_citation", "url_citation": rest}
+    return annotation
+
+
+def read_usage(usage: JSON) -> Usage | None:
+    """Token counts of a reply, ``None`` if it has none.
+
+    ``prompt_tokens_details.cached_tokens`` is part of ``prompt_tokens``, so it is copied, not
+    subtracted.
+
+    Raises:
+        UpstreamProtocolError: A count is not a number.
+    """
+    if usage is None:
+        return None
+    wire = open_as(schema.Usage, usage, "usage", UpstreamProtocolError)
+    prompt = wire.prompt_tokens_details or schema.PromptDetails()
+    completion = wire.completion_tokens_details or schema.CompletionDetails()
+    written = prompt.cache_write_tokens
+    given, made = wire.prompt_tokens or 0, wire.completion_tokens or 0
+    return Usage(
+        input=given,
+        output=made,
+        total=given + made if wire.total_tokens is None else wire.total_tokens,
+        cached=prompt.cached_tokens,
+        cache_write=prompt.created_cache_tokens if written is None else written,
+        reasoning=completion.reasoning_tokens,
+    )
+
+
+def write_usage(usage: Usage) -> dict[str, JSON]:
+    """``usage``; details that nobody counted are left out."""
+    body: dict[str, JSON] = {
+        "prompt_tokens": usage.input,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.total,
+    }
+    prompt = {"cached_tokens": usage.cached, "cache_write_tokens": usage.cache_write}
+    prompt = {name: count for name, count in prompt.items() if count is not None}
+    if prompt:
+        body["prompt_tokens_details"] = prompt
+    if usage.reasoning is not None:
+        body["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
+    return body
+
+
+def write_response(response: Response, request: Request, ctx: Context) -> dict[str, JSON]:
+    """A canonical reply as a Chat one with a single choice."""
+    message, logprobs = _write_message(response.output, ctx)
+    choice = {
+        "index": 0,
+        "message": message,
+        "logprobs": logprobs,
+        "finish_reason": write_stop(response.stop, response.output),
+    }
+    body = {
+        "id": response.id,
+        "object": "chat.completion",
+        "created": response.created,
+        "model": ctx.public_model or response.model or request.model,
+        "choices": [choice],
+    }
+    if response.usage is not None:
+        body["usage"] = write_usage(response.usage)
+    return {**response.extra, **body}
+
+
+def write_stop(stop: StopReason | None, output: Sequence[Item]) -> str:
+    """``finish_reason``; a reply that calls tools says so, also where it merely stopped."""
+    if stop is StopReason.STOP or stop is None:
+        called = any(isinstance(item, ToolCall) for item in output)
+        return StopReason.TOOL_CALLS.value if called else StopReason.STOP.value
+    return stop.value
+
+
+def _write_message(output: Sequence[Item], ctx: Context) -> tuple[JSON, JSON]:
+    texts: list[str] = []
+    refusals: list[str] = []
+    thoughts: list[str] = []
+    calls: list[JSON] = []
+    annotations: list[JSON] = []
+    logprobs: dict[str, list[JSON]] = {}
+    extra: dict[str, JSON] = {}
+    for item in output:
+        match item:
+            case Reasoning():
+                thoughts.append("\n".join(item.content or item.summary))
+            case Message():
+                extra |= item.extra
+                for part in item.parts:
+                    if isinstance(part, Text):
+                        texts.append(part.text)
+                        annotations += [nested_annotation(a) for a in part.annotations]
+                        if part.logprobs:
+                            logprobs.setdefault("content", []).extend(part.logprobs)
+                    elif isinstance(part, Refusal):
+                        refusals.append(part.text)
+                        if part.logprobs:
+                            logprobs.setdefault("refusal", []).extend(part.logprobs)
+            case ToolCall():
+                calls.append(write_call(item, ctx))
+    message: dict[str, JSON] = {
+        "role": "assistant",
+        "content": "".join(texts) if texts else None,
+        "refusal": "".join(refusals) if refusals else None,
+    }
+    thought = "\n".join(filter(None, thoughts))
+    if thought:
+        message |= reasoning_members(thought, ctx)
+    if annotations:
+        message["annotations"] = annotations
+    if calls:
+        message["tool_calls"] = calls
+    both = {"content": logprobs.get("content"), "refusal": logprobs.get("refusal")}
+    return {**extra, **message}, both if logprobs else None
+
+
+def reasoning_members(text: str, ctx: Context) -> Mapping[str, str]:
+    """Reasoning under the member names that the operator chose for Chat callers."""
+    match ctx.policy.chat_reasoning:
+        case ChatReasoning.BOTH:
+            return {"reasoning": text, "reasoning_content": text}
+        case ChatReasoning() as name:
+            return {name.value: text}
+
+
+def write_call(call: ToolCall, ctx: Context) -> dict[str, JSON]:
+    """An entry of ``tool_calls``."""
+    name = ctx.tool_names.flat(call.name, call.namespace)
+    if call.kind is ToolKind.CUSTOM:
+        custom = {"name": name, "input": call.arguments}
+        return {"id": call.call_id, "type": "custom", "custom": custom}
+    function = {"name": name, "arguments": call.arguments}
+    return {"id": call.call_id, "type": "function", "function": function}

@@ -1,0 +1,332 @@
+"""Streams of Chat Completions, both ways.
+
+Spec: Chat Completions, "The chat completion chunk object".
+"""
+
+from translators.canonical import (
+    Item,
+    Message,
+    Reasoning,
+    Request,
+    Role,
+    Status,
+    StopReason,
+    ToolCall,
+    Usage,
+)
+from translators.chat import schema
+from translators.chat.calls import CallReader
+from translators.chat.response import (
+    PARAMS,
+    WRITE_PARAMS,
+    flat_annotation,
+    nested_annotation,
+    read_stop,
+    read_usage,
+    reasoning_members,
+    was_cut,
+    write_call,
+    write_usage,
+)
+from translators.context import Context
+from translators.envelope import error_of, is_error, write_error
+from translators.errors import ErrorInfo, UpstreamProtocolError
+from translators.events import (
+    AnnotationAdded,
+    ArgumentsDelta,
+    Event,
+    ItemEnd,
+    ItemStart,
+    PartEnd,
+    ReasoningDelta,
+    RefusalDelta,
+    ResponseEnd,
+    ResponseFailed,
+    ResponseStart,
+    TextDelta,
+    UsageUpdate,
+)
+from translators.sse import DONE, Frame, encode_frame
+from translators.wire import JSON, decode, encode, extra_of, known_members
+
+_CHUNK_MEMBERS = known_members(schema.ChatCompletion) | {"obfuscation"}
+_CHOICE_MEMBERS = frozenset({"index", "delta", "finish_reason", "logprobs"})
+_DELTA_MEMBERS = known_members(schema.Message)
+
+
+class ChatReader:
+    """Reads the upstream's chunks into events; only choice 0 is read."""
+
+    def __init__(self, ctx: Context) -> None:
+        """Make a reader for one stream."""
+        self._ctx = ctx
+        self._calls = CallReader(ctx)
+        self._is_started = False
+        self._is_over = False
+        self._next = 0
+        self._open: tuple[int, type[Item]] | None = None
+        self._blank = ""
+        self._logprobs: list[JSON] = []
+        self._finish_reason: str | None = None
+        self._usage: Usage | None = None
+        self._extra: dict[str, JSON] = {}
+
+    def feed(self, frame: Frame) -> list[Event]:
+        """Events of one frame; none after the end.
+
+        Raises:
+            UpstreamProtocolError: The frame is not a chunk.
+        """
+        if self._is_over:
+            return []
+        if frame.data == b"[DONE]":
+            if not self._is_started:
+                raise UpstreamProtocolError("The upstream's stream ended before it began.")
+            return self._end()
+        chunk = decode(frame.data, UpstreamProtocolError)
+        if is_error(chunk, "choices"):
+            self._is_over = True
+            return [ResponseFailed(error_of(chunk, 200, PARAMS))]
+        if not isinstance(chunk, dict):
+            raise UpstreamProtocolError("A frame of the upstream's stream is not an object.")
+        return self._read_chunk(chunk)
+
+    def finish(self) -> list[Event]:
+        """Events of the end of the stream.
+
+        A stream is whole if it brought a ``finish_reason`` or ``[DONE]``; servers often send
+        only one of them.
+        """
+        if self._is_over:
+            return []
+        if self._finish_reason is not None:
+            return self._end()
+        self._is_over = True
+        error = ErrorInfo(
+            "The upstream's stream broke off before its end.",
+            status=502,
+            code="upstream_stream_truncated",
+        )
+        return [ResponseFailed(error)]
+
+    def _read_chunk(self, chunk: dict[str, JSON]) -> list[Event]:
+        events: list[Event] = []
+        if not self._is_started:
+            self._is_started = True
+            created = chunk.get("created")
+            events.append(
+                ResponseStart(
+                    id=chunk.get("id") or self._ctx.new_id("chatcmpl"),
+                    model=chunk.get("model") or "",
+                    created=int(created if created is not None else self._ctx.now()),
+                )
+            )
+        usage = chunk.get("usage")
+        if usage is not None:
+            self._usage = read_usage(usage)
+        self._keep(extra_of(chunk, _CHUNK_MEMBERS))
+        for choice in chunk.get("choices") or ():
+            if isinstance(choice, dict) and not choice.get("index"):
+                self._read_choice(choice, events)
+        return events
+
+    def _read_choice(self, choice: dict[str, JSON], events: list[Event]) -> None:
+        delta = choice.get("delta") or choice.get("message") or {}
+        logprobs = choice.get("logprobs") or {}
+        self._logprobs += logprobs.get("content") or ()
+        thought = delta.get("reasoning") or delta.get("reasoning_content")
+        if isinstance(thought, str):
+            events.append(ReasoningDelta(self._ensure(Reasoning, events), thought))
+        text = delta.get("content")
+        if isinstance(text, list):
+            text = "".join(p.get("text") or "" for p in text if isinstance(p, dict))
+        if text:
+            self._read_text(text, events)
+        refusal = delta.get("refusal")
+        if refusal:
+            probs = logprobs.get("refusal") or []
+            events.append(RefusalDelta(self._ensure(Message, events), refusal, probs))
+        for annotation in delta.get("annotations") or ():
+            index = self._ensure(Message, events)
+            events.append(TextDelta(index, ""))
+            events.append(AnnotationAdded(index, flat_annotation(annotation)))
+        calls = delta.get("tool_calls")
+        if delta.get("function_call"):
+            calls = [{"index": 0, "function": delta["function_call"]}]
+        for entry in calls or ():
+            self._read_call(entry, events)
+        reason = choice.get("finish_reason")
+        if isinstance(reason, str) and reason:
+            self._finish_reason = reason
+        self._keep(extra_of(choice, _CHOICE_MEMBERS))
+        self._keep(extra_of(delta, _DELTA_MEMBERS))
+
+    def _read_text(self, text: str, events: list[Event]) -> None:
+        """Hold back blank text until a message is certain: models pad calls with line ends."""
+        is_message = self._open is not None and self._open[1] is Message
+        if not is_message and not text.strip():
+            self._blank += text
+            return
+        index = self._ensure(Message, events)
+        logprobs, self._logprobs = self._logprobs, []
+        events.append(TextDelta(index, self._blank + text, logprobs))
+        self._blank = ""
+
+    def _read_call(self, entry: JSON, events: list[Event]) -> None:
+        found = self._calls.feed(entry, self._next)
+        if any(isinstance(event, ItemStart) for event in found):
+            self._close(events)
+            self._next += 1
+        events += found
+
+    def _ensure(self, kind: type[Message] | type[Reasoning], events: list[Event]) -> int:
+        """Index of the open message or reasoning item, opened if need be."""
+        if self._open is not None and self._open[1] is kind:
+            return self._open[0]
+        self._close(events)
+        index = self._next
+        self._next += 1
+        self._open = (index, kind)
+        if kind is Message:
+            events.append(ItemStart(index, Message(Role.ASSISTANT, [])))
+        else:
+            events.append(ItemStart(index, Reasoning()))
+        return index
+
+    def _close(self, events: list[Event], status: Status = Status.COMPLETED) -> None:
+        if self._open is not None:
+            events.append(ItemEnd(self._open[0], status))
+            self._open = None
+
+    def _keep(self, extra: dict[str, JSON]) -> None:
+        """Collect vendor members: lists of tokens grow, of anything else the last one counts."""
+        for name, value in extra.items():
+            before = self._extra.get(name)
+            if isinstance(before, list) and isinstance(value, list):
+                self._extra[name] = before + value
+            else:
+                self._extra[name] = value
+
+    def _end(self) -> list[Event]:
+        self._is_over = True
+        events: list[Event] = []
+        late = self._calls.finish(self._next)
+        if any(isinstance(event, ItemStart) for event in late):
+            self._close(events)
+        events += late
+        if not len(self._calls) and (self._blank or self._next == 0):
+            index = self._ensure(Message, events)
+            events.append(TextDelta(index, self._blank))
+        if self._logprobs and self._open is not None and self._open[1] is Message:
+            events.append(TextDelta(self._open[0], "", self._logprobs))
+        if self._usage is not None:
+            events.append(UsageUpdate(self._usage))
+        last = self._calls.last()
+        output: list[Item] = [] if last is None else [last]
+        stop = read_stop(self._finish_reason, output)
+        if was_cut(stop, output, self._usage, self._ctx):
+            stop = StopReason.LENGTH
+        cut = Status.INCOMPLETE if stop is StopReason.LENGTH else Status.COMPLETED
+        calls = self._calls.open_indexes()
+        for i, index in enumerate(calls):
+            is_last = i == len(calls) - 1 and self._open is None
+            events.append(ItemEnd(index, cut if is_last else Status.COMPLETED))
+        self._close(events, cut)
+        events.append(ResponseEnd(stop, self._finish_reason, self._extra))
+        return events
+
+
+class ChatWriter:
+    """Writes events as chunks of one choice."""
+
+    def __init__(self, request: Request, ctx: Context) -> None:
+        """Make a writer for the reply to ``request``."""
+        self._request = request
+        self._ctx = ctx
+        self._base: dict[str, JSON] = {}
+        self._calls: dict[int, int] = {}
+        self._items: dict[int, Item] = {}
+        self._summaries: dict[int, bool] = {}
+        self._has_reasoned = False
+        self._gap = ""
+        self._usage: Usage | None = None
+
+    def feed(self, event: Event) -> bytes:
+        """The frames of one event, possibly none."""
+        match event:
+            case TextDelta(text=text, logprobs=logprobs):
+                if not text and not logprobs:
+                    return b""
+                probs = {"content": logprobs, "refusal": None} if logprobs else None
+                return self._chunk({"content": text}, logprobs=probs)
+            case ReasoningDelta():
+                return self._write_reasoning(event)
+            case ArgumentsDelta(index=index, text=text):
+                return self._write_arguments(index, text)
+            case RefusalDelta(text=text, logprobs=logprobs):
+                probs = {"content": None, "refusal": logprobs} if logprobs else None
+                return self._chunk({"refusal": text}, logprobs=probs)
+            case AnnotationAdded(annotation=annotation):
+                return self._chunk({"annotations": [nested_annotation(annotation)]})
+            case ItemStart(index=index, item=item):
+                self._items[index] = item
+                if isinstance(item, ToolCall):
+                    return self._start_call(index, item)
+                if isinstance(item, Reasoning) and self._has_reasoned:
+                    self._gap = "\n"
+            case PartEnd(index=index):
+                if isinstance(self._items.get(index), Reasoning) and self._has_reasoned:
+                    self._gap = "\n"
+            case ResponseStart():
+                return self._start(event)
+            case UsageUpdate(usage=usage):
+                self._usage = usage
+            case ResponseEnd():
+                return self._end(event)
+            case ResponseFailed(error=error):
+                return encode_frame(None, encode(write_error(error, WRITE_PARAMS)))
+        return b""
+
+    def _start(self, event: ResponseStart) -> bytes:
+        self._base = {
+            "id": event.id,
+            "object": "chat.completion.chunk",
+            "created": event.created,
+            "model": self._ctx.public_model or event.model or self._request.model,
+        }
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def _chunk(self, delta: JSON, *, finish: str | None = None, logprobs: JSON = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return encode_frame(None, encode({**self._base, "choices": [choice]}))
+
+    def _write_reasoning(self, event: ReasoningDelta) -> bytes:
+        """Send the kind of reasoning that came first: the other one repeats it."""
+        first = self._summaries.setdefault(event.index, event.summary)
+        if first is not event.summary or not event.text:
+            return b""
+        self._has_reasoned = True
+        text, self._gap = self._gap + event.text, ""
+        return self._chunk(dict(reasoning_members(text, self._ctx)))
+
+    def _start_call(self, index: int, call: ToolCall) -> bytes:
+        position = self._calls[index] = len(self._calls)
+        return self._chunk({"tool_calls": [{"index": position, **write_call(call, self._ctx)}]})
+
+    def _write_arguments(self, index: int, text: str) -> bytes:
+        call: JSON = {"index": self._calls[index], "function": {"arguments": text}}
+        item = self._items[index]
+        if isinstance(item, ToolCall) and item.kind.value == "custom":
+            call = {"index": self._calls[index], "custom": {"input": text}}
+        return self._chunk({"tool_calls": [call]})
+
+    def _end(self, event: ResponseEnd) -> bytes:
+        stop = event.stop
+        if stop is StopReason.STOP and self._calls:
+            stop = StopReason.TOOL_CALLS
+        self._base = {**event.extra, **self._base}
+        last = self._chunk({}, finish=stop.value)
+        if self._request.include_usage and self._usage is not None:
+            usage = {**self._base, "choices": [], "usage": write_usage(self._usage)}
+            last += encode_frame(None, encode(usage))
+        return last + DONE

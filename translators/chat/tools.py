@@ -1,0 +1,229 @@
+"""Tools, tool choice and output format of Chat requests, both ways.
+
+Spec: Chat Completions, "tools", "tool_choice", "response_format".
+"""
+
+from collections.abc import Sequence
+
+from translators.canonical import (
+    CustomTool,
+    FunctionTool,
+    HostedTool,
+    OutputFormat,
+    Request,
+    Tool,
+    ToolChoice,
+    ToolKind,
+    ToolName,
+)
+from translators.chat import schema
+from translators.context import Context
+from translators.errors import MalformedRequest, UnsupportedFeature
+from translators.names import ToolNames
+from translators.profiles import HostedTools
+from translators.wire import JSON, extra_of, known_members, open_as
+
+_NO_PARAMETERS: JSON = {"type": "object", "properties": {}}
+
+
+def read_tools(tools: Sequence[JSON]) -> list[Tool]:
+    """Tools of a request; types other than ``function`` and ``custom`` are hosted ones."""
+    return [_read_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
+
+
+def _read_tool(body: JSON, path: str) -> Tool:
+    tool = open_as(schema.Tool, body, path)
+    extra = extra_of(body, known_members(schema.Tool))
+    match tool:
+        case schema.Tool(type="function", function=schema.FunctionDefinition() as function):
+            return _read_function(function, extra)
+        case schema.Tool(type="custom", custom=schema.CustomDefinition() as custom):
+            return CustomTool(
+                custom.name, custom.description, _flat_format(custom.format), extra=extra
+            )
+        case schema.Tool(type="function" | "custom" as kind):
+            raise MalformedRequest(f"Missing required parameter: '{path}.{kind}'.", param=path)
+    return HostedTool(tool.type, body, path)
+
+
+def _read_function(function: schema.FunctionDefinition, extra: dict[str, JSON]) -> FunctionTool:
+    return FunctionTool(
+        function.name, function.description, function.parameters, function.strict, extra=extra
+    )
+
+
+def read_functions(functions: Sequence[schema.FunctionDefinition]) -> list[Tool]:
+    """Tools of the retired ``functions`` member."""
+    return [_read_function(function, {}) for function in functions]
+
+
+def _flat_format(custom_format: JSON) -> JSON:
+    """A custom tool's format as Responses has it: the grammar's members beside ``type``."""
+    match custom_format:
+        case {"type": "grammar", "grammar": {**grammar}}:
+            return {"type": "grammar", **grammar}
+    return custom_format
+
+
+def _nested_format(custom_format: JSON) -> JSON:
+    match custom_format:
+        case {"type": "grammar", **grammar} if "grammar" not in grammar:
+            return {"type": "grammar", "grammar": grammar}
+    return custom_format
+
+
+def read_tool_choice(choice: JSON, path: str = "tool_choice") -> ToolChoice | None:
+    """A request's ``tool_choice``, or the retired ``function_call``."""
+    match choice:
+        case None:
+            return None
+        case "auto" | "none" | "required":
+            return ToolChoice(choice)
+        case {"type": "allowed_tools", "allowed_tools": {"tools": list(tools), **rest}}:
+            names = tuple(_read_name(tool, f"{path}.allowed_tools.tools") for tool in tools)
+            return ToolChoice(str(rest.get("mode", "auto")), names)
+        case {"type": "function" | "custom"} | {"name": _}:
+            return ToolChoice("required", (_read_name(choice, path),), forced=True)
+    raise MalformedRequest(
+        f"Invalid '{path}': expected 'auto', 'none', 'required', a named tool or allowed_tools.",
+        param=path,
+    )
+
+
+def _read_name(body: JSON, path: str) -> ToolName:
+    match body:
+        case {"type": "custom", "custom": {"name": str(name)}}:
+            return ToolName(name, ToolKind.CUSTOM)
+        case {"function": {"name": str(name)}} | {"name": str(name)}:
+            return ToolName(name)
+    raise MalformedRequest(f"Invalid '{path}': expected a tool's name.", param=path)
+
+
+def write_tools(request: Request, names: ToolNames, ctx: Context) -> dict[str, JSON]:
+    """``tools``, ``tool_choice`` and ``parallel_tool_calls`` of a request.
+
+    Where no tool is left, none of them is sent: vLLM refuses an empty list and a choice without
+    tools. An upstream that does not know ``allowed_tools`` is given the allowed ones alone.
+
+    Raises:
+        UnsupportedFeature: A tool cannot be offered by this upstream.
+    """
+    choice = request.tool_choice
+    tools = [tool for tool in request.tools if _is_sayable(tool, choice, ctx)]
+    if choice is not None and choice.tools is not None and not ctx.profile.allowed_tools:
+        allowed = {(tool.namespace, tool.name) for tool in choice.tools}
+        if not choice.forced:
+            tools = [t for t in tools if (_namespace(t), _name(t)) in allowed]
+        elif not any((_namespace(t), _name(t)) in allowed for t in tools):
+            raise MalformedRequest(
+                f"Tool choice '{choice.tools[0].name}' is not among the tools.",
+                param="tool_choice",
+            )
+    if not tools:
+        if choice is not None and choice.mode == "required":
+            raise MalformedRequest(
+                "Tool choice 'required' needs at least one tool.", param="tool_choice"
+            )
+        return {}
+    members: dict[str, JSON] = {"tools": [_write_tool(tool, names, ctx) for tool in tools]}
+    if choice is not None:
+        members["tool_choice"] = _write_tool_choice(choice, len(tools), names, ctx)
+    if "parallel_tool_calls" in request.knobs:
+        members["parallel_tool_calls"] = request.knobs["parallel_tool_calls"]
+    return members
+
+
+def _name(tool: Tool) -> str:
+    return tool.kind if isinstance(tool, HostedTool) else tool.name
+
+
+def _namespace(tool: Tool) -> str | None:
+    return None if isinstance(tool, HostedTool) else tool.namespace
+
+
+def _is_sayable(tool: Tool, choice: ToolChoice | None, ctx: Context) -> bool:
+    if not isinstance(tool, HostedTool):
+        return True
+    forced = choice is not None and choice.hosted is not None
+    if ctx.policy.hosted_tools is HostedTools.DROP and not forced:
+        ctx.lose(tool.param, f"the upstream cannot run the tool '{tool.kind}'")
+        return False
+    raise UnsupportedFeature(
+        f"The upstream cannot run the tool '{tool.kind}'; only function tools can be offered.",
+        param=tool.param,
+    )
+
+
+def _write_tool(tool: Tool, names: ToolNames, ctx: Context) -> JSON:
+    match tool:
+        case FunctionTool(name=name, namespace=namespace):
+            function: dict[str, JSON] = {"name": names.flat(name, namespace)}
+            if tool.description is not None:
+                function["description"] = tool.description
+            function["parameters"] = _NO_PARAMETERS if tool.parameters is None else tool.parameters
+            if tool.strict is not None:
+                function["strict"] = tool.strict
+            return {"type": "function", "function": function}
+        case CustomTool(name=name, namespace=namespace) if ctx.profile.custom_tools:
+            custom: dict[str, JSON] = {"name": names.flat(name, namespace)}
+            if tool.description is not None:
+                custom["description"] = tool.description
+            if tool.format is not None:
+                custom["format"] = _nested_format(tool.format)
+            return {"type": "custom", "custom": custom}
+    raise UnsupportedFeature(
+        f"The upstream knows function tools only; '{_name(tool)}' is a custom tool.",
+        param="tools",
+    )
+
+
+def _write_tool_choice(choice: ToolChoice, offered: int, names: ToolNames, ctx: Context) -> JSON:
+    if choice.tools is None:
+        return choice.mode
+    if choice.forced:
+        return _write_name(choice.tools[0], names)
+    if ctx.profile.allowed_tools:
+        allowed = [_write_name(tool, names) for tool in choice.tools]
+        return {
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": choice.mode, "tools": allowed},
+        }
+    if choice.mode == "required" and offered == 1:
+        return _write_name(choice.tools[0], names)
+    return choice.mode
+
+
+def _write_name(tool: ToolName, names: ToolNames) -> JSON:
+    kind = tool.kind.value
+    return {"type": kind, kind: {"name": names.flat(tool.name, tool.namespace)}}
+
+
+def read_format(response_format: schema.ResponseFormat | None) -> OutputFormat | None:
+    """A request's ``response_format``."""
+    match response_format:
+        case None:
+            return None
+        case schema.ResponseFormat(type="json_schema", json_schema=schema.JSONSchema() as nested):
+            return OutputFormat(
+                "json_schema", nested.name, nested.schema, nested.strict, nested.description
+            )
+        case schema.ResponseFormat(type="text" | "json_object" as kind):
+            return OutputFormat(kind)
+    param = "response_format"
+    raise MalformedRequest(
+        f"Invalid '{param}': expected type 'text', 'json_object' or 'json_schema'.", param=param
+    )
+
+
+def write_format(output: OutputFormat) -> JSON:
+    """``response_format``."""
+    if output.kind != "json_schema":
+        return {"type": output.kind}
+    members = {
+        "name": output.name,
+        "description": output.description,
+        "schema": output.schema,
+        "strict": output.strict,
+    }
+    nested = {name: value for name, value in members.items() if value is not None}
+    return {"type": "json_schema", "json_schema": nested}

@@ -1,0 +1,57 @@
+"""What one exchange brings along: its clock, its ids, the upstream's profile and the losses."""
+
+from collections.abc import Callable
+from itertools import count
+
+from translators.errors import Loss
+from translators.names import ToolNames
+from translators.profiles import Policy, Profile
+
+
+class Context:
+    """One request and its reply, on their way through the translators.
+
+    Attributes:
+        new_id: Makes an id from a prefix, such as ``resp`` -> ``resp_1``.
+        now: Gives the Unix time in seconds.
+        profile: How the upstream wants to be spoken to.
+        policy: What the operator decided.
+        losses: What the target dialect could not say, in order of discovery.
+        tool_names: The request's tools under the names that the upstream sees.
+        output_limit: Output tokens that the caller allows, if it set a limit.
+        public_model: Model name to put into replies; ``None`` leaves the upstream's.
+    """
+
+    def __init__(
+        self,
+        *,
+        new_id: Callable[[str], str],
+        now: Callable[[], float],
+        profile: Profile,
+        policy: Policy,
+        public_model: str | None = None,
+    ) -> None:
+        self.new_id = new_id
+        self.now = now
+        self.profile = profile
+        self.policy = policy
+        self.public_model = public_model
+        self.losses: list[Loss] = []
+        self.tool_names = ToolNames()
+        self.output_limit: int | None = None
+
+    def lose(self, param: str, why: str) -> None:
+        """Record that a member of the source body will not arrive."""
+        loss = Loss(param, why)
+        if loss not in self.losses:
+            self.losses.append(loss)
+
+
+def counting_ids() -> Callable[[str], str]:
+    """Ids that count per prefix (``msg_1``, ``msg_2``, ...), for tests and the command line."""
+    counters: dict[str, count[int]] = {}
+
+    def new_id(prefix: str) -> str:
+        return f"{prefix}_{next(counters.setdefault(prefix, count(1)))}"
+
+    return new_id

@@ -1,0 +1,123 @@
+"""Errors of the OpenAI family: one envelope in every dialect, many shapes in the wild.
+
+Spec: "Error codes", ``{"error": {"message", "type", "param", "code"}}``.
+"""
+
+import re
+from collections.abc import Mapping
+
+from translators.errors import ErrorInfo, TranslationError, UpstreamProtocolError
+from translators.wire import JSON, decode
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+}
+_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+_OVERFLOW = re.compile(
+    r"maximum context length|max_model_len|context_length_exceeded|context window"
+    r"|maximum model length|longer than the maximum|exceeds the available context size",
+    re.IGNORECASE,
+)
+_LONGEST_MESSAGE = 4000
+
+
+def read_error(status: int, body: bytes, params: Mapping[str, str]) -> ErrorInfo:
+    """The error in an upstream's reply, of whatever shape.
+
+    Args:
+        status: The reply's HTTP status; below 400 means that the body alone says so.
+        body: The reply's body.
+        params: Names of the upstream dialect's request members -> canonical ones.
+    """
+    try:
+        value = decode(body, UpstreamProtocolError)
+    except TranslationError:
+        value = body.decode("utf-8", "replace").strip()
+    return error_of(value, status, params)
+
+
+def error_of(value: JSON, status: int, params: Mapping[str, str]) -> ErrorInfo:
+    """The error in a decoded body or stream frame.
+
+    OpenAI nests an object in ``error``, vLLM's 401 a string; FastAPI says ``detail``; old vLLM
+    puts the members on top beside ``object: error``.
+    """
+    source: JSON = value
+    if isinstance(value, dict):
+        source = value.get("error") or value.get("detail") or value
+    if isinstance(source, list) and source and isinstance(source[0], dict):
+        source = {"message": source[0].get("msg"), "param": _path(source[0].get("loc"))}
+    members: dict[str, JSON] = source if isinstance(source, dict) else {"message": source}
+    message = members.get("message")
+    message = message if isinstance(message, str) and message else f"Upstream error {status}."
+    code = members.get("code")
+    if status < 400:
+        status = code if isinstance(code, int) and 400 <= code < 600 else 502
+    kind = members.get("type")
+    if not isinstance(kind, str) or not kind.islower() or " " in kind:
+        kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    if _OVERFLOW.search(message) and status in (400, 413, 422):
+        code = "context_length_exceeded"
+    if status == 404 and "model" in message and "exist" in message:
+        code = "model_not_found"
+    param = members.get("param")
+    return ErrorInfo(
+        message=message[:_LONGEST_MESSAGE],
+        status=status,
+        type=kind,
+        code=code if isinstance(code, str) and code else _CODES.get(status),
+        param=_rename(param, params) if isinstance(param, str) else None,
+    )
+
+
+def is_error(value: JSON, payload: str) -> bool:
+    """Whether a stream frame is an error: it says so, and has no ``payload`` member."""
+    return (
+        isinstance(value, dict)
+        and payload not in value
+        and (bool(value.get("error")) or value.get("object") == "error" or "detail" in value)
+    )
+
+
+def write_error(error: ErrorInfo, params: Mapping[str, str]) -> dict[str, JSON]:
+    """The envelope of an error.
+
+    Args:
+        error: The error.
+        params: Canonical names of request members -> the caller's dialect's ones.
+    """
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": None if error.param is None else _rename(error.param, params),
+            "code": error.code,
+        }
+    }
+
+
+def info_of(error: TranslationError) -> ErrorInfo:
+    """A translation error as one for the caller."""
+    return ErrorInfo(error.message, error.status, error.type, error.code, error.param)
+
+
+def _path(loc: JSON) -> str | None:
+    if not isinstance(loc, list):
+        return None
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc)
+    return path.removeprefix(".").removeprefix("body.")
+
+
+def _rename(param: str, params: Mapping[str, str]) -> str:
+    """Rename a member; a path inside a renamed one is cut, since indexes differ."""
+    param = param.removeprefix("body.")
+    head = re.split(r"[.\[]", param, maxsplit=1)[0]
+    return params.get(param) or params.get(head) or param

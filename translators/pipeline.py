@@ -1,0 +1,76 @@
+"""Steps between reading a request and writing it: plain functions on canonical requests.
+
+Each step adapts a request to a fact of the upstream's profile; ``STEPS`` is the order in which
+they run.
+"""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from translators.canonical import Message, Part, Request, Role, Text
+from translators.context import Context
+from translators.profiles import SystemMessages
+
+Step = Callable[[Request, Context], Request]
+
+
+def run(steps: Sequence[Step], request: Request, ctx: Context) -> Request:
+    """The request after all steps."""
+    for step in steps:
+        request = step(request, ctx)
+    return request
+
+
+def map_developer(request: Request, ctx: Context) -> Request:
+    """Turn ``developer`` into ``system`` for upstreams that know no such role.
+
+    Templates either refuse the role or, worse, leave its text out.
+    """
+    if ctx.profile.developer_role:
+        return request
+    items = [
+        msgspec.structs.replace(item, role=Role.SYSTEM) if _has_role(item, Role.DEVELOPER) else item
+        for item in request.items
+    ]
+    return msgspec.structs.replace(request, items=items)
+
+
+def merge_system(request: Request, ctx: Context) -> Request:
+    """Make one leading system message of several, for templates that admit only that.
+
+    Order is kept and texts are parted by a blank line. An instruction from the middle of the
+    conversation then holds from its beginning.
+    """
+    mode = ctx.profile.system_messages
+    if mode is SystemMessages.KEEP:
+        return request
+    items = request.items
+    ahead = len(items)
+    if mode is SystemMessages.MERGE_LEADING:
+        ahead = next((i for i, item in enumerate(items) if not _is_system(item)), len(items))
+    system = [item for item in items[:ahead] if isinstance(item, Message) and _is_system(item)]
+    if not system or (len(system) == 1 and items[0] is system[0]):
+        return request
+    rest = [item for i, item in enumerate(items) if i >= ahead or not _is_system(item)]
+    merged = Message(system[0].role, _join(system), name=system[0].name)
+    return msgspec.structs.replace(request, items=[merged, *rest])
+
+
+def _join(messages: Sequence[Message]) -> list[Part]:
+    parts = [part for message in messages for part in message.parts]
+    if all(isinstance(part, Text) for part in parts):
+        texts = ["\n".join(p.text for p in m.parts if isinstance(p, Text)) for m in messages]
+        return [Text("\n\n".join(text for text in texts if text))]
+    return parts
+
+
+def _has_role(item: object, role: Role) -> bool:
+    return isinstance(item, Message) and item.role is role
+
+
+def _is_system(item: object) -> bool:
+    return isinstance(item, Message) and item.role in (Role.SYSTEM, Role.DEVELOPER)
+
+
+STEPS: tuple[Step, ...] = (map_developer, merge_system)

@@ -1,0 +1,147 @@
+"""Content parts of Responses, both ways.
+
+Spec: Responses, "Create a model response", ``input`` and ``output`` content.
+"""
+
+from collections.abc import Sequence
+
+from translators.canonical import Audio, File, Image, OpaquePart, Part, Refusal, Role, Text
+from translators.context import Context
+from translators.dialect import Dialect
+from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
+from translators.responses import schema
+from translators.wire import JSON, encode, open_as
+
+_TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
+
+
+def read_content(
+    content: JSON, path: str, fault: type[TranslationError] = MalformedRequest
+) -> list[Part]:
+    """Parts of a message's ``content`` or of a tool's ``output``.
+
+    Text becomes one part; a tool's output that is neither text nor a list of parts is kept as
+    its JSON text.
+    """
+    if content is None:
+        return []
+    if isinstance(content, str):
+        return [Text(content)]
+    if not isinstance(content, list):
+        return [Text(encode(content).decode())]
+    return [_read_part(part, f"{path}[{i}]", fault) for i, part in enumerate(content)]
+
+
+def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
+    if isinstance(body, str):
+        return Text(body)
+    part = open_as(schema.ContentPart, body, path, fault)
+    if part.type in _TEXTS and part.text is not None:
+        return Text(part.text, part.annotations or [], part.logprobs or [])
+    match part:
+        case schema.ContentPart(type="refusal", refusal=str(refusal)):
+            return Refusal(refusal)
+        case schema.ContentPart(type="input_image" | "image_url", image_url={"url": str(url)}):
+            detail = part.image_url.get("detail") or part.detail
+            return Image(url=url, detail=detail, param=path)
+        case schema.ContentPart(type="input_image" | "image_url", image_url=str(url)):
+            return Image(url=url, detail=part.detail, param=path)
+        case schema.ContentPart(type="input_image", file_id=str(file_id)):
+            return Image(file_id=file_id, detail=part.detail, param=path)
+        case schema.ContentPart(type="input_audio"):
+            match part.input_audio:
+                case {"data": str(data), "format": str(audio_format)}:
+                    return Audio(data, audio_format, param=path)
+        case schema.ContentPart(type="input_file"):
+            return File(
+                data=part.file_data,
+                url=part.file_url,
+                file_id=part.file_id,
+                filename=part.filename,
+                detail=part.detail,
+                param=path,
+            )
+        case _ if part.type not in _TEXTS and part.type not in ("refusal", "input_image"):
+            return OpaquePart(Dialect.RESPONSES, part.type, body, param=path)
+    raise fault(f"Invalid '{path}': the '{part.type}' part misses its value.", param=path)
+
+
+def write_input(parts: Sequence[Part], role: Role) -> JSON:
+    """``content`` of an input message, or ``output`` of a tool result.
+
+    Plain text goes out as a string, which every server reads; the part types depend on the role.
+
+    Raises:
+        UnsupportedFeature: Responses has no such part.
+    """
+    if len(parts) == 1 and isinstance(parts[0], Text):
+        return parts[0].text
+    return [_write_input_part(part, role) for part in parts]
+
+
+def _write_input_part(part: Part, role: Role) -> JSON:
+    match part:
+        case Text(text=text):
+            kind = "output_text" if role is Role.ASSISTANT else "input_text"
+            return {"type": kind, "text": text}
+        case Refusal(text=text):
+            return {"type": "refusal", "refusal": text}
+        case Image():
+            image = {"type": "input_image", "detail": part.detail or "auto"}
+            if part.url is not None:
+                return {**image, "image_url": part.url}
+            return {**image, "file_id": part.file_id}
+        case Audio(data=data, format=audio_format):
+            audio = {"data": data, "format": audio_format}
+            return {"type": "input_audio", "input_audio": audio}
+        case File():
+            members = {
+                "file_data": part.data,
+                "file_url": part.url,
+                "file_id": part.file_id,
+                "filename": part.filename,
+                "detail": part.detail,
+            }
+            given = {name: value for name, value in members.items() if value is not None}
+            return {"type": "input_file", **given}
+        case OpaquePart(dialect=Dialect.RESPONSES):
+            return part.body
+    raise UnsupportedFeature(
+        f"A '{part.kind}' part cannot be sent to a Responses upstream.", param=part.param
+    )
+
+
+def write_output(part: Part, ctx: Context) -> JSON:
+    """A content part of an output message."""
+    match part:
+        case Text(text=text):
+            return {
+                "type": "output_text",
+                "text": text,
+                "annotations": part.annotations,
+                "logprobs": write_logprobs(part.logprobs),
+            }
+        case Refusal(text=text):
+            return {"type": "refusal", "refusal": text}
+    ctx.lose("output", "a reply's media parts cannot be said in Responses")
+    return {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+
+
+def write_logprobs(entries: Sequence[JSON]) -> list[JSON]:
+    """Token log-probs with every member that Responses requires."""
+    return [
+        {
+            "token": entry.get("token", ""),
+            "logprob": entry.get("logprob", 0.0),
+            "bytes": entry.get("bytes") or [],
+            "top_logprobs": [
+                {
+                    "token": other.get("token", ""),
+                    "logprob": other.get("logprob", 0.0),
+                    "bytes": other.get("bytes") or [],
+                }
+                for other in entry.get("top_logprobs") or ()
+            ],
+        }
+        for entry in entries
+    ]

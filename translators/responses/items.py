@@ -1,0 +1,240 @@
+"""Items of Responses, both ways: what a conversation and a reply consist of.
+
+Spec: Responses, "Create a model response", ``input`` items; "The response object", ``output``.
+"""
+
+from collections.abc import Sequence
+
+from translators.canonical import (
+    Item,
+    Message,
+    Opaque,
+    Reasoning,
+    Role,
+    Status,
+    ToolCall,
+    ToolKind,
+    ToolResult,
+)
+from translators.context import Context
+from translators.dialect import Dialect
+from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
+from translators.profiles import ReasoningAs
+from translators.responses import schema
+from translators.responses.content import read_content, write_input, write_output
+from translators.wire import JSON, encode, extra_of, known_members, open_as
+
+_MESSAGE_MEMBERS = known_members(schema.Message)
+_CALL_MEMBERS = known_members(schema.FunctionCall)
+_OUTPUT_MEMBERS = known_members(schema.ToolCallOutput)
+
+
+def read_item(body: JSON, path: str, fault: type[TranslationError] = MalformedRequest) -> Item:
+    """One item of ``input`` or ``output``; without a type, what has a role is a message.
+
+    Types that the model has no concept for become ``Opaque``.
+
+    Raises:
+        TranslationError: Of class ``fault``; the item breaks its schema.
+    """
+    if not isinstance(body, dict):
+        raise fault(f"Invalid '{path}': expected an object.", param=path)
+    kind = body.get("type") or ("message" if "role" in body else None)
+    match kind:
+        case "message":
+            return _read_message(body, path, fault)
+        case "function_call":
+            call = open_as(schema.FunctionCall, body, path, fault)
+            arguments = call.arguments
+            if not isinstance(arguments, str):
+                arguments = "" if arguments is None else encode(arguments).decode()
+            return ToolCall(
+                call.call_id,
+                call.name,
+                arguments,
+                namespace=call.namespace,
+                id=call.id,
+                status=_read_status(call.status),
+                extra=extra_of(body, _CALL_MEMBERS),
+            )
+        case "custom_tool_call":
+            custom = open_as(schema.CustomToolCall, body, path, fault)
+            return ToolCall(
+                custom.call_id,
+                custom.name,
+                custom.input,
+                ToolKind.CUSTOM,
+                custom.namespace,
+                custom.id,
+                _read_status(custom.status),
+            )
+        case "function_call_output" | "custom_tool_call_output":
+            result = open_as(schema.ToolCallOutput, body, path, fault)
+            parts = read_content(result.output, f"{path}.output", fault)
+            is_custom = kind == "custom_tool_call_output"
+            return ToolResult(
+                result.call_id,
+                parts,
+                ToolKind.CUSTOM if is_custom else ToolKind.FUNCTION,
+                result.id,
+                extra_of(body, _OUTPUT_MEMBERS),
+            )
+        case "reasoning":
+            thought = open_as(schema.ReasoningItem, body, path, fault)
+            return Reasoning(
+                content=[part.text for part in thought.content or ()],
+                summary=[part.text for part in thought.summary or ()],
+                encrypted=thought.encrypted_content,
+                id=thought.id,
+                status=_read_status(thought.status),
+            )
+        case str():
+            return Opaque(Dialect.RESPONSES, kind, body, path)
+    raise fault(f"Invalid '{path}': the item has neither a type nor a role.", param=path)
+
+
+def _read_message(body: JSON, path: str, fault: type[TranslationError]) -> Message:
+    wire = open_as(schema.Message, body, path, fault)
+    try:
+        role = Role(wire.role)
+    except ValueError as error:
+        param = f"{path}.role"
+        raise fault(
+            f"Invalid '{param}': expected user, assistant, system or developer, not '{wire.role}'.",
+            param=param,
+        ) from error
+    return Message(
+        role,
+        read_content(wire.content, f"{path}.content", fault),
+        id=wire.id,
+        status=_read_status(wire.status),
+        name=wire.name,
+        phase=wire.phase,
+        extra=extra_of(body, _MESSAGE_MEMBERS),
+    )
+
+
+def _read_status(status: str | None) -> Status:
+    return Status(status) if status in ("in_progress", "incomplete") else Status.COMPLETED
+
+
+def write_input_items(items: Sequence[Item], ctx: Context) -> list[JSON]:
+    """``input`` of a request to a Responses upstream.
+
+    Raises:
+        UnsupportedFeature: An item or part cannot be said in Responses.
+    """
+    written: list[JSON] = []
+    for item in items:
+        match item:
+            case Message():
+                if item.name is not None:
+                    ctx.lose("messages.name", "Responses has no names of participants")
+                content = write_input(item.parts, item.role)
+                message = {"type": "message", "role": item.role.value, "content": content}
+                written.append({**item.extra, **message})
+            case Reasoning():
+                if ctx.profile.reasoning_field is None:
+                    ctx.lose("messages.reasoning", "the upstream takes no earlier reasoning")
+                else:
+                    written.append(_write_reasoning_input(item, ctx))
+            case ToolCall():
+                written.append(write_call(item, ctx))
+            case ToolResult():
+                custom = item.kind is ToolKind.CUSTOM
+                written.append(
+                    {
+                        "type": "custom_tool_call_output" if custom else "function_call_output",
+                        "call_id": item.call_id,
+                        "output": write_input(item.parts, Role.USER) or "",
+                    }
+                )
+            case Opaque():
+                raise UnsupportedFeature(
+                    f"An item of type '{item.kind}' cannot be sent to a Responses upstream.",
+                    param=item.param,
+                )
+    return written
+
+
+def _write_reasoning_input(item: Reasoning, ctx: Context) -> JSON:
+    return {
+        "type": "reasoning",
+        "id": item.id or ctx.new_id("rs"),
+        "summary": [{"type": "summary_text", "text": text} for text in item.summary],
+        "content": [{"type": "reasoning_text", "text": text} for text in item.content],
+    }
+
+
+def assign_id(item: Item, ctx: Context) -> str:
+    """Give an item of a reply its id, unless it has one; its prefix fits the type."""
+    match item:
+        case Message(id=None):
+            item.id = ctx.new_id("msg")
+        case Reasoning(id=None):
+            item.id = ctx.new_id("rs")
+        case ToolCall(id=None):
+            item.id = ctx.new_id("ctc" if item.kind is ToolKind.CUSTOM else "fc")
+        case Opaque(body=body):
+            return str(body.get("id"))
+    return item.id or ""
+
+
+def write_item(item: Item, ctx: Context) -> dict[str, JSON]:
+    """One item of ``output``."""
+    match item:
+        case Message():
+            body: dict[str, JSON] = {
+                "id": assign_id(item, ctx),
+                "type": "message",
+                "status": item.status.value,
+                "role": item.role.value,
+                "content": [write_output(part, ctx) for part in item.parts],
+            }
+            if item.phase is not None:
+                body["phase"] = item.phase
+            return {**item.extra, **body}
+        case Reasoning():
+            return _write_reasoning(item, ctx)
+        case ToolCall():
+            return {**item.extra, **write_call(item, ctx)}
+        case ToolResult():
+            raise TypeError("a reply holds no tool results")
+        case Opaque():
+            return item.body
+
+
+def write_call(call: ToolCall, ctx: Context) -> dict[str, JSON]:
+    """A ``function_call`` or ``custom_tool_call`` item."""
+    custom = call.kind is ToolKind.CUSTOM
+    body: dict[str, JSON] = {
+        "id": assign_id(call, ctx),
+        "type": "custom_tool_call" if custom else "function_call",
+        "status": call.status.value,
+        "call_id": call.call_id,
+        "name": call.name,
+        "input" if custom else "arguments": call.arguments,
+    }
+    if call.namespace is not None:
+        body["namespace"] = call.namespace
+    return body
+
+
+def _write_reasoning(item: Reasoning, ctx: Context) -> dict[str, JSON]:
+    """A reasoning item; raw reasoning goes where the operator wants it.
+
+    The item has no status: some servers refuse one when the item is replayed.
+    """
+    as_summary = ctx.policy.reasoning_as is not ReasoningAs.CONTENT
+    as_content = ctx.policy.reasoning_as is not ReasoningAs.SUMMARY
+    summary = item.summary or (item.content if as_summary else [])
+    body: dict[str, JSON] = {
+        "id": assign_id(item, ctx),
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": text} for text in summary],
+    }
+    if as_content:
+        body["content"] = [{"type": "reasoning_text", "text": text} for text in item.content]
+    if item.encrypted is not None:
+        body["encrypted_content"] = item.encrypted
+    return {**item.extra, **body}

@@ -1,0 +1,258 @@
+"""Streams of a Responses upstream: frames in, events out.
+
+Servers differ in what they repeat: some send texts only in their ``done`` events, some leave the
+terminal ``output`` empty. Whatever a later event knows more is streamed then.
+
+Spec: Responses, "Streaming events".
+"""
+
+from collections.abc import Callable
+
+from translators.canonical import Item, Message, Opaque, Reasoning, Role, ToolCall, ToolKind
+from translators.context import Context
+from translators.envelope import error_of
+from translators.errors import ErrorInfo, UpstreamProtocolError
+from translators.events import (
+    AnnotationAdded,
+    ArgumentsDelta,
+    Event,
+    ItemEnd,
+    ItemStart,
+    PartEnd,
+    ReasoningDelta,
+    RefusalDelta,
+    ResponseEnd,
+    ResponseFailed,
+    ResponseStart,
+    TextDelta,
+    UsageUpdate,
+)
+from translators.responses.items import read_item
+from translators.responses.response import PARAMS, read_response
+from translators.sse import Frame
+from translators.unfold import skeleton, unfold_item
+from translators.wire import JSON, decode
+
+_Delta = Callable[["_Item", str, dict[str, JSON]], Event]
+
+
+class _Item:
+    """One output item of the upstream; ``sent`` counts the characters of its current part."""
+
+    __slots__ = ("has_ended", "index", "item", "parts", "sent")
+
+    def __init__(self, index: int, item: Item) -> None:
+        self.index = index
+        self.item = item
+        self.parts = 0
+        self.sent = 0
+        self.has_ended = False
+
+
+def _text_delta(item: _Item, text: str, frame: dict[str, JSON]) -> Event:
+    return TextDelta(item.index, text, frame.get("logprobs") or [])
+
+
+def _refusal_delta(item: _Item, text: str, frame: dict[str, JSON]) -> Event:
+    return RefusalDelta(item.index, text)
+
+
+def _thought_delta(item: _Item, text: str, frame: dict[str, JSON]) -> Event:
+    return ReasoningDelta(item.index, text)
+
+
+def _summary_delta(item: _Item, text: str, frame: dict[str, JSON]) -> Event:
+    return ReasoningDelta(item.index, text, True)
+
+
+def _arguments_delta(item: _Item, text: str, frame: dict[str, JSON]) -> Event:
+    return ArgumentsDelta(item.index, text)
+
+
+_DELTAS: dict[str, tuple[str, _Delta]] = {
+    "response.output_text": ("text", _text_delta),
+    "response.refusal": ("refusal", _refusal_delta),
+    "response.reasoning_text": ("text", _thought_delta),
+    "response.reasoning": ("text", _thought_delta),
+    "response.reasoning_summary_text": ("text", _summary_delta),
+    "response.function_call_arguments": ("arguments", _arguments_delta),
+    "response.custom_tool_call_input": ("input", _arguments_delta),
+}
+"""Event names without ``.delta`` and ``.done`` -> the member of ``.done``, and the event made."""
+
+_PARTS = frozenset({"response.content_part.added", "response.reasoning_summary_part.added"})
+_TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+
+class ResponsesReader:
+    """Reads the upstream's frames into events."""
+
+    def __init__(self, ctx: Context) -> None:
+        """Make a reader for one stream."""
+        self._ctx = ctx
+        self._is_started = False
+        self._is_over = False
+        self._items: dict[int, _Item] = {}
+
+    def feed(self, frame: Frame) -> list[Event]:
+        """Events of one frame; none after the end.
+
+        Raises:
+            UpstreamProtocolError: The frame is not a Responses event.
+        """
+        if self._is_over or frame.data == b"[DONE]":
+            return []
+        body = decode(frame.data, UpstreamProtocolError)
+        if not isinstance(body, dict):
+            raise UpstreamProtocolError("A frame of the upstream's stream is not an object.")
+        kind = body.get("type") or frame.event
+        if kind == "error" or (kind is None and ("error" in body or "detail" in body)):
+            self._is_over = True
+            return [ResponseFailed(error_of(body, 200, PARAMS))]
+        if not isinstance(kind, str):
+            raise UpstreamProtocolError("A frame of the upstream's stream has no type.")
+        events: list[Event] = []
+        self._start(body, events)
+        stem, _, verb = kind.rpartition(".")
+        if stem in _DELTAS and verb in ("delta", "done"):
+            self._read_delta(stem, body, events)
+        elif kind == "response.output_item.added":
+            self._add_item(body, events)
+        elif kind == "response.output_item.done":
+            self._end_item(body.get("output_index"), body.get("item"), events)
+        elif kind in _PARTS:
+            self._begin_part(body, events)
+        elif kind == "response.output_text.annotation.added":
+            item = self._find(body, Message(Role.ASSISTANT, []), events)
+            events.append(AnnotationAdded(item.index, body.get("annotation")))
+        elif kind in _TERMINAL:
+            self._end(body.get("response") or {}, events)
+        return events
+
+    def finish(self) -> list[Event]:
+        """Events of the end of the stream; without a terminal event it was cut."""
+        if self._is_over:
+            return []
+        self._is_over = True
+        error = ErrorInfo(
+            "The upstream's stream broke off before its end.",
+            status=502,
+            code="upstream_stream_truncated",
+        )
+        return [ResponseFailed(error)]
+
+    def _start(self, body: dict[str, JSON], events: list[Event]) -> None:
+        if self._is_started:
+            return
+        self._is_started = True
+        response = body.get("response") or {}
+        created = response.get("created_at")
+        events.append(
+            ResponseStart(
+                id=response.get("id") or self._ctx.new_id("resp"),
+                model=response.get("model") or "",
+                created=int(self._ctx.now() if created is None else created),
+            )
+        )
+
+    def _add_item(self, body: dict[str, JSON], events: list[Event]) -> None:
+        item = read_item(body.get("item"), "item", UpstreamProtocolError)
+        if not isinstance(item, Opaque):
+            self._open(body.get("output_index"), skeleton(item), events)
+
+    def _open(self, output_index: JSON, item: Item, events: list[Event]) -> _Item:
+        for other in self._items.values():
+            if not other.has_ended and not isinstance(other.item, ToolCall):
+                self._close(other, events)
+        key = output_index if isinstance(output_index, int) else len(self._items)
+        opened = self._items[key] = _Item(len(self._items), item)
+        events.append(ItemStart(opened.index, item))
+        return opened
+
+    def _find(self, body: dict[str, JSON], like: Item, events: list[Event]) -> _Item:
+        """The item that a frame speaks of; one that was never announced begins now."""
+        found = self._items.get(body.get("output_index", len(self._items) - 1))
+        return found or self._open(body.get("output_index"), like, events)
+
+    def _begin_part(self, body: dict[str, JSON], events: list[Event]) -> None:
+        item = self._items.get(body.get("output_index", -1))
+        if item is None:
+            return
+        item.parts += 1
+        item.sent = 0
+        if item.parts > 1:
+            events.append(PartEnd(item.index))
+
+    def _read_delta(self, stem: str, body: dict[str, JSON], events: list[Event]) -> None:
+        """A delta, or what a ``done`` event knows more than the deltas before it."""
+        member, make = _DELTAS[stem]
+        delta = body.get("delta")
+        item = self._find(body, _like(stem, body), events)
+        if item.has_ended:
+            return
+        if delta is None:
+            whole = body.get(member) or ""
+            delta = whole[item.sent :]
+            body = {}
+        if delta or body.get("logprobs"):
+            item.sent += len(delta)
+            events.append(make(item, delta, body))
+
+    def _end_item(self, output_index: JSON, body: JSON, events: list[Event]) -> None:
+        final = read_item(body, "item", UpstreamProtocolError)
+        opened = self._items.get(output_index if isinstance(output_index, int) else -1)
+        if opened is None:
+            if isinstance(final, Opaque):
+                self._ctx.lose("output", f"the upstream's item '{final.kind}' cannot be said")
+                return
+            opened = self._open(output_index, skeleton(final), events)
+        if opened.has_ended:
+            return
+        if opened.sent == 0 and opened.parts <= 1:
+            events += [
+                event
+                for event in unfold_item(opened.index, final)
+                if not isinstance(event, ItemStart | ItemEnd)
+            ]
+        elif isinstance(final, ToolCall) and len(final.arguments) > opened.sent:
+            events.append(ArgumentsDelta(opened.index, final.arguments[opened.sent :]))
+        if isinstance(final, Reasoning) and isinstance(opened.item, Reasoning):
+            opened.item.encrypted = final.encrypted
+        self._close(opened, events, final)
+
+    def _close(self, opened: _Item, events: list[Event], final: Item | None = None) -> None:
+        opened.has_ended = True
+        status = final.status if isinstance(final, Message | Reasoning | ToolCall) else None
+        events.append(ItemEnd(opened.index, status) if status else ItemEnd(opened.index))
+
+    def _end(self, response: dict[str, JSON], events: list[Event]) -> None:
+        """The terminal event; items that no event announced are in its ``output``."""
+        self._is_over = True
+        for output_index, body in enumerate(response.get("output") or ()):
+            opened = self._items.get(output_index)
+            if opened is None or not opened.has_ended:
+                self._end_item(output_index, body, events)
+        for opened in self._items.values():
+            if not opened.has_ended:
+                self._close(opened, events)
+        final = read_response({**response, "output": response.get("output") or []}, self._ctx)
+        if final.usage is not None:
+            events.append(UsageUpdate(final.usage))
+        if final.error is not None or final.stop is None:
+            error = final.error or ErrorInfo("The upstream's response failed.", status=502)
+            events.append(ResponseFailed(error))
+            return
+        events.append(ResponseEnd(final.stop, final.raw_stop, final.extra))
+
+
+def _like(stem: str, body: dict[str, JSON]) -> Item:
+    """The kind of item that a delta belongs to, for streams that do not announce items."""
+    call_id = str(body.get("call_id") or body.get("item_id") or "")
+    match stem:
+        case "response.function_call_arguments":
+            return ToolCall(call_id, str(body.get("name") or ""), "")
+        case "response.custom_tool_call_input":
+            return ToolCall(call_id, str(body.get("name") or ""), "", ToolKind.CUSTOM)
+        case "response.output_text" | "response.refusal":
+            return Message(Role.ASSISTANT, [])
+    return Reasoning()

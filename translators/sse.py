@@ -1,0 +1,127 @@
+"""Server-sent events as bytes: frames in, frames out.
+
+Spec: WHATWG HTML, section 9.2.6 "Interpreting an event stream".
+"""
+
+from typing import NamedTuple
+
+from translators.errors import UpstreamProtocolError
+
+_CR, _LF = 13, 10
+_BOM = b"\xef\xbb\xbf"
+DONE = b"data: [DONE]\n\n"
+"""The frame that ends an OpenAI stream."""
+
+
+class Frame(NamedTuple):
+    """One server-sent event: its ``event`` field, if any, and its joined ``data`` lines."""
+
+    event: str | None
+    data: bytes
+
+
+class SSEDecoder:
+    """Cuts a byte stream into frames, wherever the stream is cut into pieces.
+
+    Lines end at CR, LF or CRLF and at nothing else: JSON text may hold U+2028 and U+0085.
+    Comments, ``id`` and ``retry`` are consumed and have no frame.
+    """
+
+    def __init__(self, limit_bytes: int = 64 * 1024 * 1024) -> None:
+        """Make a decoder that refuses events of more than ``limit_bytes``."""
+        self._limit_bytes = limit_bytes
+        self._tail: list[bytes] = []
+        self._tail_bytes = 0
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+        self._event: str | None = None
+        self._after_cr = False
+        self._at_start = True
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Frames completed by this piece of the stream.
+
+        Raises:
+            UpstreamProtocolError: One event is larger than the limit.
+        """
+        if self._after_cr and chunk:
+            self._after_cr = False
+            if chunk[0] == _LF:
+                chunk = chunk[1:]
+        if self._at_start and chunk:
+            chunk = self._strip_bom(chunk)
+        if b"\r" in chunk:
+            self._after_cr = chunk[-1] == _CR
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        head, newline, rest = chunk.partition(b"\n")
+        if not newline:
+            self._keep(chunk)
+            return []
+        if self._tail:
+            self._tail.append(head)
+            head = b"".join(self._tail)
+            self._tail.clear()
+            self._tail_bytes = 0
+        frames: list[Frame] = []
+        self._line(head, frames)
+        if rest:
+            *lines, last = rest.split(b"\n")
+            for line in lines:
+                self._line(line, frames)
+            self._keep(last)
+        return frames
+
+    def finish(self) -> list[Frame]:
+        """The frame left when the stream ends without its blank line, if it has data."""
+        frames: list[Frame] = []
+        if self._tail:
+            self._line(b"".join(self._tail), frames)
+            self._tail.clear()
+        self._line(b"", frames)
+        return frames
+
+    def _strip_bom(self, chunk: bytes) -> bytes:
+        head = b"".join(self._tail) + chunk
+        if len(head) < len(_BOM) and _BOM.startswith(head):
+            return chunk
+        self._at_start = False
+        self._tail.clear()
+        self._tail_bytes = 0
+        return head.removeprefix(_BOM)
+
+    def _keep(self, piece: bytes) -> None:
+        if piece:
+            self._tail.append(piece)
+            self._tail_bytes += len(piece)
+            self._check_size()
+
+    def _line(self, line: bytes, frames: list[Frame]) -> None:
+        if not line:
+            if self._data:
+                data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+                frames.append(Frame(self._event, data))
+                self._data = []
+                self._data_bytes = 0
+            self._event = None
+        elif line.startswith(b"data:"):
+            value = line[6:] if line[5:6] == b" " else line[5:]
+            self._data.append(value)
+            self._data_bytes += len(value)
+            self._check_size()
+        elif line.startswith(b"event:"):
+            self._event = line[6:].removeprefix(b" ").decode("utf-8", "replace")
+        elif line == b"data":
+            self._data.append(b"")
+
+    def _check_size(self) -> None:
+        if self._tail_bytes + self._data_bytes > self._limit_bytes:
+            raise UpstreamProtocolError(
+                f"One event of the upstream's stream exceeds {self._limit_bytes} bytes."
+            )
+
+
+def encode_frame(event: str | None, data: bytes) -> bytes:
+    """One frame as bytes; ``data`` must not contain line ends."""
+    if event is None:
+        return b"data: " + data + b"\n\n"
+    return b"event: " + event.encode() + b"\ndata: " + data + b"\n\n"

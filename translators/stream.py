@@ -1,0 +1,77 @@
+"""A stream's translation: the upstream's bytes in, the caller's bytes out."""
+
+from collections.abc import Iterable
+
+from translators.canonical import Usage
+from translators.codec import StreamReader, StreamWriter
+from translators.envelope import info_of
+from translators.errors import ErrorInfo, TranslationError
+from translators.events import Event, ResponseEnd, ResponseFailed, UsageUpdate
+from translators.sse import Frame, SSEDecoder
+
+
+class StreamTranslator:
+    """Joins a decoder, a reader and a writer.
+
+    Attributes:
+        failure: Why the stream failed, once it has.
+        usage: Token counts, once they are known.
+        is_over: Whether the terminal event has been written.
+    """
+
+    def __init__(self, reader: StreamReader, writer: StreamWriter) -> None:
+        self._decoder = SSEDecoder()
+        self._reader = reader
+        self._writer = writer
+        self.failure: ErrorInfo | None = None
+        self.usage: Usage | None = None
+        self.is_over = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The frames that a piece of the upstream's stream makes possible, in one piece."""
+        try:
+            frames = self._decoder.feed(chunk)
+        except TranslationError as error:
+            return self.fail(info_of(error))
+        return self._read(frames)
+
+    def finish(self) -> bytes:
+        """The frames that remain when the upstream's stream has ended."""
+        out = self._read(self._decoder.finish())
+        if self.is_over:
+            return out
+        try:
+            return out + self._write(self._reader.finish())
+        except TranslationError as error:
+            return out + self.fail(info_of(error))
+
+    def fail(self, error: ErrorInfo) -> bytes:
+        """The frames that tell the caller of a failure; none after the end."""
+        return self._write([ResponseFailed(error)])
+
+    def _read(self, frames: Iterable[Frame]) -> bytes:
+        out = []
+        for frame in frames:
+            if self.is_over:
+                break
+            try:
+                out.append(self._write(self._reader.feed(frame)))
+            except TranslationError as error:
+                out.append(self.fail(info_of(error)))
+        return b"".join(out)
+
+    def _write(self, events: Iterable[Event]) -> bytes:
+        out = []
+        for event in events:
+            if self.is_over:
+                break
+            out.append(self._writer.feed(event))
+            match event:
+                case UsageUpdate(usage=usage):
+                    self.usage = usage
+                case ResponseEnd():
+                    self.is_over = True
+                case ResponseFailed(error=error):
+                    self.is_over = True
+                    self.failure = error
+        return b"".join(out)

@@ -1,0 +1,180 @@
+"""JSON at the edges: decode, open, encode, peek and splice.
+
+Documents are decoded once to builtins and then *opened* object by object: a Struct that names the
+members we read is filled, and the members it does not name are kept beside it, because msgspec
+drops undeclared members and its tagged unions refuse unknown tags.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+
+from translators.errors import MalformedRequest, TranslationError
+
+JSON: TypeAlias = Any
+"""A decoded JSON value: ``dict``, ``list``, ``str``, ``int``, ``float``, ``bool`` or ``None``."""
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_decode = msgspec.json.Decoder().decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encoder = msgspec.json.Encoder()
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
+
+encode = _encoder.encode
+"""Encode a JSON value as UTF-8 text."""
+
+
+class Peek(msgspec.Struct):
+    """The two members of a request that decide its way."""
+
+    model: JSON = None
+    stream: JSON = None
+
+
+_peek = msgspec.json.Decoder(Peek).decode
+
+
+def decode(body: bytes, fault: type[TranslationError] = MalformedRequest) -> JSON:
+    """Decode JSON text; escaped lone surrogates become U+FFFD.
+
+    Byte-level tokens can leave half of a surrogate pair in a text. msgspec refuses such a body,
+    so it is decoded once more with the standard library.
+
+    Raises:
+        TranslationError: Of class ``fault``; the body is not JSON.
+    """
+    try:
+        return _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return _decode_leniently(body, error, fault)
+
+
+def _decode_leniently(body: bytes, error: Exception, fault: type[TranslationError]) -> JSON:
+    if b"\\u" in body:
+        try:
+            return _replace_surrogates(json.loads(body))
+        except (ValueError, RecursionError):
+            pass
+    if isinstance(error, RecursionError):
+        raise fault("The body is nested too deeply.") from error
+    raise fault(f"The body is not valid JSON: {error}.") from error
+
+
+def _replace_surrogates(value: JSON) -> JSON:
+    if isinstance(value, str):
+        return _LONE_SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_replace_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_replace_surrogates(key): _replace_surrogates(v) for key, v in value.items()}
+    return value
+
+
+def decode_object(body: bytes, fault: type[TranslationError] = MalformedRequest) -> dict[str, JSON]:
+    """Decode JSON text that has to be an object.
+
+    Raises:
+        TranslationError: Of class ``fault``; the body is not JSON or not an object.
+    """
+    value = decode(body, fault)
+    if not isinstance(value, dict):
+        raise fault(f"The body must be a JSON object, not {kind_of(value)}.")
+    return value
+
+
+def peek(body: bytes) -> Peek:
+    """Read ``model`` and ``stream`` of a request without reading the rest.
+
+    Raises:
+        MalformedRequest: The body is not a JSON object.
+    """
+    try:
+        return _peek(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        value = decode_object(body)
+        return Peek(value.get("model"), value.get("stream"))
+
+
+def splice(body: bytes, members: Mapping[str, JSON], defaults: Mapping[str, JSON]) -> bytes:
+    """Change top-level members of a JSON object and keep the bytes of all others.
+
+    Args:
+        body: JSON text of an object.
+        members: Values to set, whatever the body says.
+        defaults: Values to add where the body has no such member.
+
+    Raises:
+        MalformedRequest: The body is not a JSON object.
+    """
+    try:
+        raw: dict[str, JSON] = dict(_decode_members(body))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raw = decode_object(body)
+    for name, value in defaults.items():
+        raw.setdefault(name, value)
+    raw.update(members)
+    return encode(raw)
+
+
+@cache
+def known_members(cls: type[msgspec.Struct]) -> frozenset[str]:
+    """The wire names of a Struct's fields."""
+    return frozenset(cls.__struct_encode_fields__)
+
+
+def open_as(
+    cls: type[S], value: JSON, path: str, fault: type[TranslationError] = MalformedRequest
+) -> S:
+    """Fill a Struct from a decoded object, ignoring members the Struct does not name.
+
+    Args:
+        cls: Struct to fill; its members accept ``None`` where the wire accepts ``null``.
+        value: Decoded JSON value.
+        path: Path of ``value`` in its body, for errors.
+        fault: Error class to raise.
+
+    Raises:
+        TranslationError: Of class ``fault``; ``param`` is the path of the offending member.
+    """
+    try:
+        return msgspec.convert(value, cls)
+    except msgspec.ValidationError as error:
+        match = _AT_PATH.match(str(error))
+        what, tail = (match["what"], match["path"] or "") if match else (str(error), "")
+        param = (path + tail).removeprefix(".")
+        raise fault(f"Invalid '{param}': {_sentence(what)}.", param=param) from error
+
+
+def extra_of(value: Mapping[str, JSON], known: frozenset[str]) -> dict[str, JSON]:
+    """Members that ``known`` does not name and that are not ``null``."""
+    if value.keys() <= known:
+        return {}
+    return {name: v for name, v in value.items() if name not in known and v is not None}
+
+
+def kind_of(value: JSON) -> str:
+    """The JSON name of a value's type, with its article."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "an object"
+
+
+def _sentence(text: str) -> str:
+    text = text.replace("`", "'").replace("Object missing", "the object misses the")
+    return text[:1].lower() + text[1:]
