@@ -3,9 +3,9 @@
 ``python guardian.py [--grace-s N] -- COMMAND...`` starts COMMAND in a session of its own and
 holds standard input as a life line. At its end of file, which the kernel delivers even if the
 process at the other end was killed, or at SIGTERM or SIGHUP, the group of COMMAND gets SIGTERM,
-and after the grace SIGKILL. A further SIGTERM cuts the grace short. If COMMAND exits by itself,
-what it left behind is ended in the same way. The exit status is COMMAND's; for a signal N it is
-128 + N, and if COMMAND cannot be started 127 (not found) or 126.
+and after the grace SIGKILL. A further SIGTERM, or SIGUSR1, cuts the grace short. If COMMAND
+exits by itself, what it left behind is ended in the same way. The exit status is COMMAND's; for a
+signal N it is 128 + N, and if COMMAND cannot be started 127 (not found) or 126.
 
 A server that is killed alone leaves its workers behind, and they keep the accelerator's memory
 (vllm#55510). On Linux the guardian therefore is a "child subreaper": orphans of the tree become
@@ -28,6 +28,7 @@ from types import FrameType
 from typing import Final
 
 DEFAULT_GRACE_S: Final = 20.0
+HURRY: Final = signal.SIGUSR1
 NOT_FOUND: Final = 127
 NOT_STARTED: Final = 126
 SIGNALLED: Final = 128
@@ -35,6 +36,7 @@ SIGNALLED: Final = 128
 
 _TICK_S: Final = 0.1
 _GIVE_UP_S: Final = 5.0  # after SIGKILL; a process in uninterruptible sleep outlives it
+_SPARE_S: Final = 1.0  # after SIGKILL, for processes that clean up behind the killed
 _LINUX: Final = sys.platform == "linux"
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -88,14 +90,14 @@ class Guardian:
         for fd in (self._wake_fd, writer):
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGHUP, HURRY):
             signal.signal(number, self._on_signal)
         # Ctrl-C is for the process that holds the life line: it decides.
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._asked and number == signal.SIGTERM:
+        if number == HURRY or (self._asked and number == signal.SIGTERM):
             self._hurried = True
         self._asked = True
 
@@ -153,10 +155,10 @@ class Guardian:
                 _say(f"gave up on {len(left)} processes that outlive SIGKILL")
                 return
             if now_s >= deadline_s:
-                if self._status is None:
-                    _send(-self._child, signal.SIGKILL)
+                spare = now_s < deadline_s + _SPARE_S
                 for target in left:
-                    _send(target, signal.SIGKILL)
+                    if not (spare and _cleans_up(target)):
+                        _send(target, signal.SIGKILL)
             elif self._status is not None:
                 for target in left - told:
                     _send(target, signal.SIGTERM)
@@ -196,6 +198,17 @@ def _descendants() -> list[tuple[int, int]]:
             if state_code not in "ZX":  # dead, waiting for its parent
                 found.append((pid, group_id))
     return found
+
+
+def _cleans_up(pid: int) -> bool:
+    """Whether this is Python's tracker of shared memory, which removes what the killed leave.
+
+    It ignores SIGTERM and ends once all who used it are gone.
+    """
+    try:
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _send(target: int, number: int) -> bool:

@@ -59,6 +59,8 @@ class ManagedProcess:
         stall_s: It failed if there is neither a log line nor readiness for so long.
         poll_s: Pause between two probes.
         grace_s: From SIGTERM to SIGKILL.
+        starting_grace_s: The same before it was ready, if that is less. There is nothing to
+            lose yet, and vLLM may not heed SIGTERM while it loads.
         clock: Seconds, for the stall timer.
         spawn: Starts the command.
     """
@@ -76,6 +78,7 @@ class ManagedProcess:
         stall_s: float = 600.0,
         poll_s: float = 0.25,
         grace_s: float = guardian.DEFAULT_GRACE_S,
+        starting_grace_s: float = 3.0,
         clock: Callable[[], float] = time.monotonic,
         spawn: Spawn = spawn_guarded,
     ) -> None:
@@ -89,6 +92,7 @@ class ManagedProcess:
         self._stall_s = stall_s
         self._poll_s = poll_s
         self._grace_s = grace_s
+        self._starting_grace_s = min(starting_grace_s, grace_s)
         self._clock = clock
         self._spawn = spawn
         self._state = State.NEW
@@ -99,6 +103,7 @@ class ManagedProcess:
         self._child: Child | None = None
         self._supervision: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._was_ready = False
         self._left_start = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -167,6 +172,8 @@ class ManagedProcess:
 
     def _to(self, state: State, reason: str) -> None:
         was, self._state, self._reason = self._state, state, reason
+        if state is State.READY:
+            self._was_ready = True
         if state is not State.STARTING:
             self._left_start.set()
         bad = state is State.FAILED or (state is State.EXITED and was is State.READY)
@@ -268,7 +275,8 @@ class ManagedProcess:
     async def _end(self) -> None:
         if self._child is not None:
             self._child.let_go()
-        if await _wait_event(self._ended, self._grace_s + _MARGIN_S):
+        patience_s = self._grace_s + _MARGIN_S if self._was_ready else self._starting_grace_s
+        if await _wait_event(self._ended, patience_s):
             return
         if self._child is not None:
             self._child.hurry()

@@ -127,7 +127,7 @@ class _GuardedChild:
             self._process.stdin.close()
 
     def hurry(self) -> None:
-        self._process.terminate()
+        self._process.send_signal(guardian.HURRY)
 
     def kill(self) -> None:
         self._process.kill()

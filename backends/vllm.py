@@ -13,7 +13,13 @@ import msgspec
 import structlog
 
 from backends.base import Backend, UpstreamReply, UpstreamRequest
-from backends.errors import BackendError, BackendExited, BackendTimeout, BackendUnavailable
+from backends.errors import (
+    BackendBrokeOff,
+    BackendError,
+    BackendExited,
+    BackendTimeout,
+    BackendUnavailable,
+)
 from backends.guardian import DEFAULT_GRACE_S
 from backends.process import ManagedProcess, State
 from backends.spawn import Spawn, spawn_guarded
@@ -33,6 +39,7 @@ RETRY_AFTER_S: Final = 5
 
 _SHOWN_LINES: Final = 10
 _TELL_EVERY_S: Final = 10.0
+_TICK_S: Final = 1.0
 _PROBE_TIMEOUT_S: Final = 10.0
 _EXIT_NOTICE_S: Final = 0.5
 
@@ -189,8 +196,8 @@ class VllmBackend:
             raise self._not_ready()
         try:
             return await inner.send(request)
-        except BackendUnavailable as exc:
-            # A refused connection is often the first sign of its end.
+        except (BackendUnavailable, BackendBrokeOff) as exc:
+            # A refused or broken connection is often the first sign of its end.
             if await process.wait_ended(_EXIT_NOTICE_S) is State.READY:
                 raise
             raise self._not_ready() from exc
@@ -244,7 +251,7 @@ class VllmBackend:
             if self._closing.is_set():
                 return
             await process.start()
-            while await process.wait_ready(1.0) is State.STARTING:
+            while await process.wait_ready(_TICK_S) is State.STARTING:
                 self._tell(at_least_every_s=_TELL_EVERY_S)
             self._settled_s = self._clock()
             if process.state is State.READY:

@@ -137,6 +137,7 @@ _WRAPPERS: Final = re.compile(
 _REASON_CHARS: Final = 500
 _CAUSE_LINES: Final = 200
 _LINE_CHARS: Final = 200
+_ENGINE_DIED: Final = re.compile(r"[Ee]ngine core .*(?:died|exited) unexpectedly")
 
 
 class LogReader:
@@ -206,4 +207,7 @@ class LogReader:
         # Of unknown exceptions the last one counts: earlier ones were mostly survived.
         if self._rank == len(_CAUSES) and _EXCEPTION.search(text) and not _WRAPPERS.search(text):
             self._cause = f"vLLM failed: {text}"[:_REASON_CHARS]
+            self._lines_since = 0
+        elif not self._cause and _ENGINE_DIED.search(text):
+            self._cause = "vLLM's engine process died without a word"
             self._lines_since = 0

@@ -380,7 +380,7 @@ def main() -> int:
     print(report)
     if args.write:
         facts = machine.describe(
-            ["uvloop", "uvicorn", "httptools", "litestar", "httpx", "msgspec", "pyreqwest"]
+            ["uvloop", "uvicorn", "httptools", "litestar", "httpx", "msgspec", "aiohttp"]
         )
         lines = [
             "# Results",

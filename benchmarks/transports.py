@@ -38,41 +38,6 @@ LOADS: Final = {
 # Candidates. Their packages are imported by name: they need not be installed.
 
 
-class _AiohttpStream(httpx.AsyncByteStream):
-    def __init__(self, reply: Any) -> None:
-        self._reply = reply
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await self._reply.content.readany():
-            yield data
-
-    async def aclose(self) -> None:
-        if self._reply.content.at_eof():
-            self._reply.release()
-        else:
-            self._reply.close()
-
-
-class _AiohttpTransport(httpx.AsyncBaseTransport):
-    """Aiohttp without httpx-aiohttp's layer."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        reply = await self._session.request(
-            request.method,
-            str(request.url),
-            headers=request.headers.multi_items(),
-            data=request.content,
-            allow_redirects=False,
-        )
-        return httpx.Response(reply.status, headers=reply.raw_headers, stream=_AiohttpStream(reply))
-
-    async def aclose(self) -> None:
-        await self._session.close()
-
-
 class _PyreqwestStream(httpx.AsyncByteStream):
     def __init__(self, exchange: Any, reader: Any) -> None:
         self._exchange = exchange
@@ -129,10 +94,6 @@ def _httpx_aiohttp() -> httpx.AsyncBaseTransport:
     return transport
 
 
-def _aiohttp() -> httpx.AsyncBaseTransport:
-    return _AiohttpTransport(_aiohttp_session())
-
-
 def _pyreqwest_client() -> Any:
     builder = importlib.import_module("pyreqwest.client").ClientBuilder().http1_only().no_proxy()
     builder = builder.follow_redirects(False).referer(False)
@@ -151,17 +112,23 @@ def _pyreqwest() -> httpx.AsyncBaseTransport:
 
 def _dragoman() -> httpx.AsyncBaseTransport:
     module = importlib.import_module("backends.transport")
-    transport: httpx.AsyncBaseTransport = module.AsyncioTransport()
+    transport: httpx.AsyncBaseTransport = module.AiohttpTransport()
+    return transport
+
+
+def _asyncio() -> httpx.AsyncBaseTransport:
+    module = importlib.import_module("benchmarks.asyncio_transport")
+    transport: httpx.AsyncBaseTransport = module.AsyncioTransport(read_timeout_s=IDLE_S)
     return transport
 
 
 CANDIDATES: Final[dict[str, Callable[[], httpx.AsyncBaseTransport]]] = {
     "httpx": _httpx,
     "httpx-aiohttp": _httpx_aiohttp,
-    "aiohttp, own class": _aiohttp,
     "pyreqwest.compatibility.httpx": _pyreqwest_httpx,
     "pyreqwest, own class": _pyreqwest,
-    "Dragoman's own": _dragoman,
+    "backends.transport": _dragoman,
+    "asyncio + httptools": _asyncio,
 }
 
 

@@ -55,7 +55,8 @@ class ErrorInfo(msgspec.Struct, frozen=True):
     """An error on its way to a caller, in no dialect yet.
 
     ``status`` is an HTTP status; ``type`` and ``code`` use OpenAI's vocabulary
-    (``invalid_request_error``, ``context_length_exceeded``); ``param`` is a member's path.
+    (``invalid_request_error``, ``context_length_exceeded``); ``param`` is a member's path;
+    ``retry_after_s`` is in seconds.
     """
 
     message: str
@@ -63,6 +64,7 @@ class ErrorInfo(msgspec.Struct, frozen=True):
     type: str = "server_error"
     code: str | None = None
     param: str | None = None
+    retry_after_s: int | None = None
 
 
 class Loss(msgspec.Struct, frozen=True):

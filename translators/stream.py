@@ -49,6 +49,10 @@ class StreamTranslator:
         """The frames that tell the caller of a failure; none after the end."""
         return self._write([ResponseFailed(error)])
 
+    def replay(self, events: Iterable[Event]) -> bytes:
+        """The frames of a reply that came whole."""
+        return self._write(events)
+
     def _read(self, frames: Iterable[Frame]) -> bytes:
         out = []
         for frame in frames:

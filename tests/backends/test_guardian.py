@@ -74,8 +74,7 @@ async def guarded(family: Family, *command: str, grace_s: float = 30) -> AsyncIt
     finally:
         subject.let_go()
         if process.returncode is None:
-            process.terminate()
-            process.terminate()
+            process.send_signal(guardian.HURRY)
         await process.communicate()
 
 
@@ -140,16 +139,41 @@ async def test_what_ignores_term_is_killed_after_the_grace(family: Family) -> No
         assert family.gone()
 
 
-async def test_a_further_term_cuts_the_grace_short(family: Family) -> None:
+async def test_a_signal_cuts_the_grace_short(family: Family) -> None:
     async with guarded(family, *PYTHON, IGNORES_TERM, grace_s=600) as subject:
         await subject.is_up()
         subject.let_go()
-        # Signals sent before the end of file is noticed would count as the first request.
+        subject.process.send_signal(guardian.HURRY)
+        assert await subject.status() == 128 + signal.SIGKILL
+        assert family.gone()
+
+
+async def test_so_does_a_further_term(family: Family) -> None:
+    async with guarded(family, *PYTHON, IGNORES_TERM, grace_s=600) as subject:
+        await subject.is_up()
         while subject.process.returncode is None:
             subject.process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.05)
         assert await subject.status() == 128 + signal.SIGKILL
         assert family.gone()
+
+
+@linux_only
+async def test_shared_memory_of_the_killed_is_removed(family: Family) -> None:
+    code = f"""
+from multiprocessing.shared_memory import SharedMemory
+memory = SharedMemory(create=True, size=100)
+print(memory.name, flush=True)
+{IGNORES_TERM}
+"""
+    async with guarded(family, *PYTHON, code, grace_s=0.1) as subject:
+        assert subject.process.stdout is not None
+        memory = Path("/dev/shm") / (await subject.process.stdout.readline()).decode().strip()
+        await subject.is_up()
+        before = await asyncio.to_thread(memory.exists)
+        subject.let_go()
+        assert await subject.status() == 128 + signal.SIGKILL
+        assert (before, await asyncio.to_thread(memory.exists)) == (True, False)
 
 
 @linux_only

@@ -223,13 +223,19 @@ class TestStop:
             assert process.exit_status == 128 + signal.SIGKILL
             assert family.gone()
 
+    async def test_it_gets_less_grace_before_it_was_ready(self, family: Family) -> None:
+        options = {"grace_s": 600, "starting_grace_s": 0.1}
+        async with managed(family, IGNORES_TERM, probe=no, **options) as process:
+            await until(said(process, "up"))
+            await process.stop()
+            assert (process.exit_status, family.gone()) == (128 + signal.SIGKILL, True)
+
     async def test_hurry_cuts_the_grace_short(self, family: Family) -> None:
         async with managed(family, IGNORES_TERM, grace_s=600) as process:
             await until(said(process, "up"))
             stopping = asyncio.create_task(process.stop())
-            while not stopping.done():
-                process.hurry()
-                await asyncio.sleep(0.02)
+            await until(lambda: process.state is State.STOPPING)
+            process.hurry()
             await stopping
             assert (process.state, family.gone()) == (State.EXITED, True)
 

@@ -244,6 +244,51 @@ asyncio.run(main())
             os.kill(driver.pid, signal.SIGKILL)
         asyncio.run(until(family.gone))
 
+    async def test_silence_is_told_every_ten_seconds(
+        self, family: Family, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(vllm_module, "_TICK_S", 0.01)
+        now_s = 0.0
+        with structlog.testing.capture_logs() as logs:
+            env = {**installed, "FAKE_HANG": "1"}
+            async with started(family, env, clock=lambda: now_s) as backend:
+                await until(lambda: backend.progress.last_line == "version 0.0.0")
+
+                def told() -> list[float]:
+                    return [log["elapsed_s"] for log in logs if log["event"] == "vllm_progress"]
+
+                for then_s, expected in [(9, []), (10, [10]), (19, [10]), (21, [10, 21])]:
+                    now_s = then_s
+                    await asyncio.sleep(0.03)
+                    await until(lambda expected=expected: told() == expected)  # type: ignore[misc]
+
+    async def test_by_the_script(
+        self, family: Family, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Where our interpreter has no vLLM but ``PATH`` has its script."""
+        script = tmp_path / "vllm"
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        async with started(family, {}, python=None) as backend:
+            await until(is_(State.READY, backend))
+            assert (await post(backend))["argv"][:3] == ["serve", "org/model", "--host"]
+
+    def test_on_the_event_loop_of_the_server(
+        self, family: Family, installed: dict[str, str]
+    ) -> None:
+        """The proxy runs on uvloop, whose pipes and signals are its own."""
+
+        async def main() -> None:
+            async with started(family, installed) as backend:
+                await until(is_(State.READY, backend))
+                assert (await post(backend))["path"] == "/v1/chat/completions"
+            assert backend.state is State.EXITED
+
+        uvloop = pytest.importorskip("uvloop")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+
 
 class TestPort:
     async def test_a_lost_port_is_replaced(self, family: Family, installed: dict[str, str]) -> None:
@@ -501,6 +546,11 @@ class TestLog:
                 "ValueError: The checkpoint you are trying to load has model type `foo` but"
                 " Transformers does not recognize this architecture.",
                 "this vLLM does not support the model's architecture foo",
+            ),
+            (
+                "(APIServer pid=1) INFO 11-23 02:56:57 [core_client.py:817] [shutdown] MPClient:"
+                " engine core exited unexpectedly; starting cleanup",
+                "vLLM's engine process died without a word",
             ),
             (
                 "PermissionError: [Errno 13] Permission denied: '/root/.cache/vllm'",

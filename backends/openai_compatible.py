@@ -1,0 +1,142 @@
+"""Any OpenAI-compatible server by URL, over httpx's interface."""
+
+from collections.abc import AsyncIterator, Mapping
+
+import httpx
+
+from backends.base import UpstreamReply, UpstreamRequest
+from backends.errors import (
+    BackendBrokeOff,
+    BackendError,
+    BackendTimeout,
+    BackendUnavailable,
+)
+
+
+class HTTPReply:
+    """An upstream's reply over httpx; see ``UpstreamReply``."""
+
+    def __init__(self, response: httpx.Response, backend: str) -> None:
+        self._response = response
+        self._backend = backend
+
+    @property
+    def status(self) -> int:
+        """HTTP status code."""
+        return self._response.status_code
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Reply headers."""
+        return self._response.headers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives.
+
+        Raises:
+            BackendTimeout: Nothing arrived for too long.
+            BackendBrokeOff: The connection broke.
+        """
+        try:
+            async for chunk in self._stream():
+                yield chunk
+        except httpx.TransportError as error:
+            raise _rename(error, self._backend) from error
+
+    async def aclose(self) -> None:
+        """Release the connection; see ``UpstreamReply``."""
+        await self._stream().aclose()
+
+    def _stream(self) -> httpx.AsyncByteStream:
+        assert isinstance(self._response.stream, httpx.AsyncByteStream)
+        return self._response.stream
+
+
+class OpenAICompatibleBackend:
+    """A server at a URL such as ``http://127.0.0.1:8000/v1``.
+
+    With a key, each request carries it and no other credential; without one, the caller's
+    ``authorization`` passes through.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        transport: httpx.AsyncBaseTransport,
+        *,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make a backend that owns ``transport``; white space around the key is cut off."""
+        self._name = name
+        self._base_url = base_url.rstrip("/")
+        self._transport = transport
+        self._headers = dict(headers or {})
+        if api_key:
+            self._headers["authorization"] = f"Bearer {api_key.strip()}"
+        self._urls: dict[str, httpx.URL] = {}
+
+    @property
+    def name(self) -> str:
+        """Name of the upstream."""
+        return self._name
+
+    @property
+    def base_url(self) -> str:
+        """The API root, without a slash at its end."""
+        return self._base_url
+
+    async def start(self) -> None:
+        """Nothing to start: the server runs already, or will."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        """Send a request; see ``Backend.send``.
+
+        Raises:
+            BackendUnavailable: Nothing accepts connections at the address.
+            BackendTimeout: No connection or no reply within the limits.
+            BackendBrokeOff: The connection broke before a reply.
+        """
+        url = self._urls.get(request.path)
+        if url is None:
+            url = httpx.URL(self._base_url + request.path)
+            if len(self._urls) < 64:
+                self._urls[request.path] = url
+        headers = [(k, v) for k, v in request.headers if k not in self._headers]
+        headers += self._headers.items()
+        outgoing = httpx.Request(request.method, url, headers=headers, content=request.body)
+        try:
+            return HTTPReply(await self._transport.handle_async_request(outgoing), self._name)
+        except httpx.TransportError as error:
+            raise _rename(error, self._name) from error
+
+    async def probe(self) -> None:
+        """Ask for the list of models; any reply below 500 means that the server answers.
+
+        Raises:
+            BackendError: It does not.
+        """
+        reply = await self.send(UpstreamRequest("GET", "/models"))
+        status = reply.status
+        await reply.aclose()
+        if status >= 500:
+            raise BackendUnavailable(f"GET /models gave status {status}", backend=self._name)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._transport.aclose()
+
+
+def _rename(error: httpx.TransportError, backend: str) -> BackendError:
+    """What callers may know of a transport error: its kind, but no address."""
+    match error:
+        case httpx.ConnectTimeout():
+            return BackendTimeout("The upstream accepts no connection in time.", backend=backend)
+        case httpx.ConnectError():
+            return BackendUnavailable("The upstream accepts no connections.", backend=backend)
+        case httpx.TimeoutException():
+            return BackendTimeout("The upstream was silent for too long.", backend=backend)
+        case httpx.UnsupportedProtocol():
+            return BackendUnavailable("The upstream's URL is not http or https.", backend=backend)
+    return BackendBrokeOff("The connection to the upstream broke.", backend=backend)

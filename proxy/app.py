@@ -1,0 +1,182 @@
+"""The Litestar application: routes, lifespan, and errors of the framework in our envelope."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from litestar import Litestar, Request, Response, asgi, get
+from litestar.exceptions import HTTPException
+from litestar.handlers import ASGIRouteHandler
+
+from backends.base import Backend
+from backends.errors import BackendError
+from proxy.errors import info_of
+from proxy.exchange import Gateway
+from proxy.headers import to_upstream
+from proxy.routing import Router, Upstream, UpstreamRefused
+from proxy.settings import Settings
+from proxy.upstreams import build_upstreams
+from translators import CODECS
+from translators.codec import Codec
+from translators.envelope import read_error, write_error
+from translators.errors import ErrorInfo
+from translators.wire import JSON, encode
+
+_log = structlog.get_logger("dragoman")
+
+
+def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) -> Litestar:
+    """The application; its lifespan starts the upstreams and stops them.
+
+    Args:
+        settings: Everything that can be set.
+        upstreams: Upstreams to use instead of those that the settings name.
+    """
+    upstreams = build_upstreams(settings) if upstreams is None else upstreams
+    router = Router(upstreams, settings.models, int(time.time()))
+    gateway = Gateway(router, settings.policy, settings.server.max_body_bytes)
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        backends: list[Backend] = [upstream.backend for upstream in upstreams]
+        try:
+            for backend in backends:
+                await backend.start()
+            yield
+        finally:
+            for backend in backends:
+                await backend.aclose()
+
+    return Litestar(
+        route_handlers=[
+            *(_generation(gateway, codec) for codec in CODECS.values()),
+            _models(router),
+            _model(router),
+            _health,
+            _ready(router),
+        ],
+        lifespan=[lifespan],
+        exception_handlers={Exception: _on_exception},
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+
+
+def _paths(path: str) -> list[str]:
+    """A path with and without ``/v1``, since SDKs differ."""
+    return [f"/v1{path}", path]
+
+
+def _generation(gateway: Gateway, codec: Codec) -> ASGIRouteHandler:
+    """The endpoint of one dialect, below the framework's request and response classes.
+
+    A response class would leave the upstream running when the caller goes away
+    (litestar-org/litestar#3772), and costs more than the translation.
+    """
+
+    @asgi(_paths(codec.path), copy_scope=False)
+    async def generate(scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "POST":
+            await gateway.handle(codec, scope, receive, send)
+            return
+        upgrade = any(name == b"upgrade" for name, _ in scope["headers"])
+        info = ErrorInfo(
+            "This endpoint takes POST requests only; it offers no WebSocket."
+            if upgrade
+            else "This endpoint takes POST requests only.",
+            426 if upgrade else 405,
+            "invalid_request_error",
+        )
+        body = encode(codec.write_error(info))
+        headers = [(b"content-type", b"application/json"), (b"allow", b"POST")]
+        await send({"type": "http.response.start", "status": info.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return generate
+
+
+def _models(router: Router) -> Any:
+    @get(_paths("/models"))
+    async def list_models(request: Request[Any, Any, Any]) -> Response[JSON]:
+        try:
+            return _json({"object": "list", "data": await _entries(router, request)})
+        except (BackendError, UpstreamRefused) as error:
+            return _failed(error)
+
+    return list_models
+
+
+def _model(router: Router) -> Any:
+    @get(_paths("/models/{model:path}"))
+    async def retrieve_model(request: Request[Any, Any, Any], model: str) -> Response[JSON]:
+        try:
+            entries = await _entries(router, request)
+        except (BackendError, UpstreamRefused) as error:
+            return _failed(error)
+        name = model.removeprefix("/")
+        for entry in entries:
+            if entry.get("id") == name:
+                return _json(entry)
+        message = f"The model '{name}' does not exist here."
+        return _error(ErrorInfo(message, 404, "invalid_request_error", "model_not_found", "model"))
+
+    return retrieve_model
+
+
+@get("/health")
+async def _health() -> Response[JSON]:
+    """Say that this process lives."""
+    return _json({"status": "ok"})
+
+
+def _ready(router: Router) -> Any:
+    @get("/ready")
+    async def ready() -> Response[JSON]:
+        """Say whether an upstream answers, and why the others do not."""
+        found = await router.probe()
+        is_ready = any(reason is None for reason in found.values())
+        states = {name: reason or "ready" for name, reason in found.items()}
+        body = {"status": "ready" if is_ready else "not ready", "upstreams": states}
+        return _json(body, 200 if is_ready else 503)
+
+    return ready
+
+
+async def _entries(router: Router, request: Request[Any, Any, Any]) -> list[JSON]:
+    return await router.models(to_upstream(request.scope["headers"], is_stream=False))
+
+
+def _failed(error: BackendError | UpstreamRefused) -> Response[JSON]:
+    if isinstance(error, UpstreamRefused):
+        return _error(read_error(error.status, error.body, {}))
+    return _error(info_of(error))
+
+
+def _json(body: JSON, status: int = 200) -> Response[JSON]:
+    return Response(body, status_code=status, media_type="application/json")
+
+
+def _error(info: ErrorInfo) -> Response[JSON]:
+    headers = {}
+    if info.retry_after_s is not None:
+        headers["retry-after"] = str(info.retry_after_s)
+    return Response(
+        write_error(info, {}),
+        status_code=info.status,
+        media_type="application/json",
+        headers=headers,
+    )
+
+
+def _on_exception(request: Request[Any, Any, Any], error: Exception) -> Response[JSON]:
+    """An exception of the framework, or one of ours that nobody expected."""
+    if isinstance(error, HTTPException):
+        status = error.status_code
+        code = "unsupported_endpoint" if status in (404, 405) else None
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return _error(ErrorInfo(message, status, "invalid_request_error", code))
+    _log.error("unexpected error", path=request.url.path, exc_info=error)
+    return _error(ErrorInfo("An unexpected error happened in the proxy."))

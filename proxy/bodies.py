@@ -1,0 +1,123 @@
+"""Request and reply bodies as bytes: reading with a limit, and content encodings.
+
+Spec: RFC 9110, section 8.4 "Content-Encoding".
+"""
+
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import zstandard
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_MOST_LAYERS = 4
+
+
+class BodyError(Exception):
+    """A body that cannot be read; ``status`` is 400, 413 or 415."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ClientGone(Exception):
+    """The caller went away before its request was complete."""
+
+
+async def read_body(receive: Callable[[], Awaitable[Any]], limit_bytes: int) -> bytes:
+    """The whole body of an ASGI request.
+
+    Raises:
+        BodyError: It is longer than ``limit_bytes``.
+        ClientGone: The caller disconnected.
+    """
+    message = await receive()
+    pieces = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        pieces.append(piece)
+        if not message.get("more_body"):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        message = await receive()
+
+
+async def collect(chunks: AsyncIterator[bytes], limit_bytes: int) -> bytes:
+    """A reply's whole body.
+
+    Raises:
+        BodyError: It is longer than ``limit_bytes``.
+    """
+    pieces = []
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        pieces.append(chunk)
+    return b"".join(pieces)
+
+
+def decompress(body: bytes, content_encoding: str, limit_bytes: int) -> bytes:
+    """A body without its content encodings; zstd is recognised even if no header says so.
+
+    Args:
+        body: The body as it came.
+        content_encoding: Value of the header, "" if absent.
+        limit_bytes: Largest result.
+
+    Raises:
+        BodyError: An encoding is unknown, the body is damaged, or the result is too long.
+    """
+    layers = [name.strip().lower() for name in content_encoding.split(",") if name.strip()]
+    layers = [name for name in layers if name != "identity"]
+    if not layers and body.startswith(_ZSTD_MAGIC):
+        layers = ["zstd"]
+    if len(layers) > _MOST_LAYERS:
+        raise BodyError(f"More than {_MOST_LAYERS} content encodings.", 415)
+    for name in reversed(layers):
+        body = _decompress_layer(body, name, limit_bytes)
+    return body
+
+
+def _decompress_layer(body: bytes, name: str, limit_bytes: int) -> bytes:
+    try:
+        match name:
+            case "zstd":
+                with zstandard.ZstdDecompressor().stream_reader(body) as reader:
+                    plain = reader.read(limit_bytes + 1)
+            case "gzip" | "x-gzip":
+                plain = _inflate(body, 16 + zlib.MAX_WBITS, limit_bytes)
+            case "deflate":
+                # "deflate" means zlib's format, but some senders leave its header out.
+                is_zlib = body[:1] and body[0] & 0x0F == 8
+                bits = zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
+                plain = _inflate(body, bits, limit_bytes)
+            case _:
+                raise BodyError(
+                    f"Content encoding '{name}' is unknown here; zstd, gzip and deflate are known.",
+                    415,
+                )
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise BodyError(f"The body is not valid {name}.", 400) from error
+    if len(plain) > limit_bytes:
+        raise _too_large(limit_bytes)
+    return plain
+
+
+def _inflate(body: bytes, bits: int, limit_bytes: int) -> bytes:
+    inflater = zlib.decompressobj(bits)
+    plain = inflater.decompress(body, limit_bytes + 1)
+    if not inflater.eof and len(plain) <= limit_bytes:
+        raise zlib.error("incomplete")
+    return plain
+
+
+def _too_large(limit_bytes: int) -> BodyError:
+    return BodyError(f"The body is larger than the limit of {limit_bytes} bytes.", 413)

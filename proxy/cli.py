@@ -1,0 +1,160 @@
+"""The command ``dragoman``: serve, check, translate."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from backends.errors import BackendError
+from proxy.discovery import KNOWN, find_local
+from proxy.log import configure
+from proxy.options import add_flags, overrides
+from proxy.serve import PortTaken, serve
+from proxy.settings import DEFAULT, Settings, SettingsError, Upstream, load, public
+from proxy.translate import KINDS, add_translate_flags, translate
+from proxy.upstreams import build_upstream
+from translators.errors import TranslationError
+from translators.wire import JSON
+
+_PROBE_LIMIT_S = 10.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    arguments, rest = _split(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        match options.command:
+            case "translate":
+                return translate(options)
+            case "check":
+                return asyncio.run(_check(_settings(options, rest)))
+            case _:
+                return _serve(options, rest)
+    except (SettingsError, PortTaken, TranslationError) as error:
+        print(f"dragoman: {error}", file=sys.stderr)  # noqa: T201 - the command's own voice
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Our arguments, and those for vLLM after ``--``."""
+    given = list(arguments)
+    if "--" not in given:
+        return given, []
+    cut = given.index("--")
+    return given[:cut], given[cut + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dragoman",
+        description="A schema translation proxy for LLM APIs.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serving = commands.add_parser(
+        "serve",
+        help="run the proxy",
+        description="Run the proxy. Without --upstream, --vllm or a settings file it uses "
+        "OPENAI_BASE_URL, else a known local server, else an embedded demo model.",
+        epilog="Everything after -- goes to vLLM.",
+    )
+    add_flags(serving)
+    checking = commands.add_parser(
+        "check", help="print the settings in force and ask each upstream whether it answers"
+    )
+    add_flags(checking)
+    translating = commands.add_parser(
+        "translate", help=f"translate a {', '.join(KINDS)} from a file, without a server"
+    )
+    add_translate_flags(translating)
+    return parser
+
+
+def _settings(options: argparse.Namespace, vllm_args: Sequence[str]) -> Settings:
+    found = overrides(options, os.environ)
+    path = options.config or os.environ.get("DRAGOMAN_CONFIG")
+    if vllm_args:
+        vllm = f"upstreams.{DEFAULT}.vllm"
+        if f"{vllm}.model" not in found and path is None:
+            raise SettingsError("arguments after -- are for vLLM: name its model with --vllm")
+        found[f"{vllm}.args"] = list(vllm_args)
+    only_refines = not any(f"upstreams.{DEFAULT}.{name}" in found for name in ("url", "vllm.model"))
+    if path is None and only_refines and "OPENAI_BASE_URL" in os.environ:
+        found[f"upstreams.{DEFAULT}.url"] = os.environ["OPENAI_BASE_URL"]
+    if path is None and f"upstreams.{DEFAULT}.url" not in found:
+        refined = [p for p in found if p.startswith(f"upstreams.{DEFAULT}.")]
+        if refined and f"upstreams.{DEFAULT}.vllm.model" not in found:
+            raise SettingsError(f"{refined[0]}: name the upstream too, with --upstream or --vllm")
+    return load(None if path is None else Path(path), found)
+
+
+def _serve(options: argparse.Namespace, vllm_args: Sequence[str]) -> int:
+    settings = _settings(options, vllm_args)
+    configure(settings.log)
+    return serve(settings, _choose_upstream)
+
+
+async def _choose_upstream(settings: Settings) -> tuple[Settings, str]:
+    """Settings with an upstream, and a sentence on why it is this one."""
+    if settings.upstreams:
+        names = ", ".join(_describe(name, u) for name, u in settings.upstreams.items())
+        return settings, names
+    known = [server for server in KNOWN if server.port != settings.server.port]
+    local = await find_local(known)
+    if local is not None:
+        found = Upstream(url=local.url, profile=local.profile)
+        sentence = f"{local.title} at {local.url} (found running)"
+    else:
+        found = Upstream(demo=True)
+        sentence = (
+            "the embedded demo model: no upstream was named and no local server found; "
+            "its answers are canned. Use --upstream URL or --vllm MODEL for a real one"
+        )
+    return msgspec.structs.replace(settings, upstreams={DEFAULT: found}), sentence
+
+
+def _describe(name: str, upstream: Upstream) -> str:
+    if upstream.vllm is not None:
+        return f"{name}: vLLM with {upstream.vllm.model}"
+    return f"{name}: {upstream.url or 'the embedded demo model'}"
+
+
+async def _check(settings: Settings) -> int:
+    """Print the settings and probe each upstream; 1 if one does not answer."""
+    settings, _ = await _choose_upstream(settings)
+    document = msgspec.json.format(msgspec.json.encode(public(settings))).decode()
+    _print(document)
+    results = await asyncio.gather(
+        *(_probe(name, upstream) for name, upstream in settings.upstreams.items())
+    )
+    for name, (_, verdict) in zip(settings.upstreams, results, strict=True):
+        _print(f"{name}: {verdict}")
+    return 0 if all(is_good for is_good, _ in results) else 1
+
+
+async def _probe(name: str, settings: Upstream) -> tuple[bool, str]:
+    if settings.vllm is not None:
+        return True, "a vLLM to be spawned by 'dragoman serve'; not started for this check"
+    upstream = build_upstream(name, settings)
+    try:
+        async with asyncio.timeout(_PROBE_LIMIT_S):
+            await upstream.backend.probe()
+            dialect = await upstream.dialect()
+    except BackendError as error:
+        return False, f"does not answer: {error}"
+    except TimeoutError:
+        return False, "does not answer in time"
+    finally:
+        await upstream.backend.aclose()
+    return True, f"answers, and is spoken to in {dialect.value}"
+
+
+def _print(text: JSON) -> None:
+    print(text)  # noqa: T201 - the command's output

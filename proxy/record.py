@@ -1,0 +1,76 @@
+"""What the log tells of one request."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from translators.canonical import Usage
+from translators.errors import ErrorInfo, Loss
+from translators.wire import JSON
+
+
+class Record:
+    """Facts of one request, for one log line; durations are in milliseconds."""
+
+    def __init__(self, dialect: str) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+        self._answered: float | None = None
+        self._first_byte: float | None = None
+        self._error: ErrorInfo | None = None
+        self.request_id = ""
+        self.dialect = dialect
+        self.upstream_dialect: str | None = None
+        self.upstream: str | None = None
+        self.model: JSON = None
+        self.status: int | None = None
+        self.is_stream = False
+        self.usage: Usage | None = None
+        self.losses: Sequence[Loss] = ()
+        self.outcome = "ok"
+
+    def upstream_answered(self) -> None:
+        """Note that the upstream's status is here."""
+        self._answered = time.perf_counter()
+
+    def first_byte(self) -> None:
+        """Note that the caller's first body byte leaves."""
+        if self._first_byte is None:
+            self._first_byte = time.perf_counter()
+
+    def fail(self, error: ErrorInfo) -> None:
+        """Note what went wrong."""
+        self._error = error
+        self.outcome = "error"
+
+    def write(self, log: Any) -> None:
+        """Write the line: an error of the upstream's or ours is a warning."""
+        ended = time.perf_counter()
+        facts: dict[str, JSON] = {
+            "request_id": self.request_id,
+            "caller": self.dialect,
+            "upstream": self.upstream,
+            "speaks": self.upstream_dialect,
+            "model": self.model if isinstance(self.model, str) else None,
+            "stream": self.is_stream,
+            "status": self.status,
+            "outcome": self.outcome,
+            "total_ms": _ms(self._started, ended),
+        }
+        if self._answered is not None:
+            facts["upstream_ms"] = _ms(self._started, self._answered)
+        if self._first_byte is not None:
+            facts["first_byte_ms"] = _ms(self._started, self._first_byte)
+        if self.usage is not None:
+            facts["input_tokens"] = self.usage.input
+            facts["output_tokens"] = self.usage.output
+        if self.losses:
+            facts["losses"] = [f"{loss.param}: {loss.why}" for loss in self.losses]
+        if self._error is not None:
+            facts["error"] = self._error.code or self._error.type
+        is_fault = self._error is not None and self._error.status >= 500
+        (log.warning if is_fault else log.info)("request", **facts)
+
+
+def _ms(start: float, end: float) -> float:
+    return round((end - start) * 1000, 2)
