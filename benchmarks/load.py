@@ -21,9 +21,11 @@ import msgspec
 
 from benchmarks.upstream import REPLY_TEXT, new_event_loop, stream_text
 
+START_EVERY_S: Final = 0.003
+"""Seconds between the starts of two streams."""
+
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:\s*chunked", re.IGNORECASE)
-_GAP: Final = re.compile(r"-(\d+)ms$")
 _DELTAS: Final = re.compile(rb'"(?:content|delta)":\s*"((?: tok\d{5})+)"')
 _STOP: Final = re.compile(rb'"finish_reason":\s*"stop"')
 _END_OF_CHUNKS: Final = b"\r\n0\r\n\r\n"
@@ -358,7 +360,8 @@ async def measure(
 ) -> Result:
     """Open the connections, warm up, and measure.
 
-    Streams with a gap start spread over that gap, so that their deltas do not all come at once.
+    Streams do not start all at once, so that neither their deltas come together nor their first
+    bytes wait for the other streams' requests.
 
     Args:
         url: The full URL of a dialect's endpoint.
@@ -382,8 +385,8 @@ async def measure(
     if wait_for_go:
         print("ready", flush=True)
         await loop.run_in_executor(None, sys.stdin.readline)
-    gap = _GAP.search(model)
-    wall_s = await run.go(pool, seconds, int(gap[1]) / 1000 if gap else 0.0)
+    spread_s = START_EVERY_S * connections if model != "whole" else 0.0
+    wall_s = await run.go(pool, seconds, spread_s)
     return Result(
         requests=len(run.latency_s),
         reads=run.reads,

@@ -28,7 +28,7 @@ LOAD_CORE: Final = 1
 
 PATHS: Final = {"chat": "/v1/chat/completions", "responses": "/v1/responses"}
 
-SINGLE_PER_S: Final = 8_000
+SINGLE_PER_S: Final = 5_000
 BURST_PER_S: Final = 32_000
 """Deltas per second over all streams, so that a proxy's load is the same at any connections."""
 

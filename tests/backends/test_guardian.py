@@ -23,6 +23,12 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("up", flush=True)
 time.sleep(120)
 """
+REPORTS_TERM = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))
+print("up", flush=True)
+for _ in range(120): time.sleep(1)
+"""
 PARENT_OF_A_STRAY = f"""
 import subprocess, sys, time
 subprocess.Popen([{sys.executable!r}, "-I", "-S", "-c", "import time; time.sleep(120)"],
@@ -149,11 +155,12 @@ async def test_a_signal_cuts_the_grace_short(family: Family) -> None:
 
 
 async def test_so_does_a_further_term(family: Family) -> None:
-    async with guarded(family, *PYTHON, IGNORES_TERM, grace_s=600) as subject:
+    async with guarded(family, *PYTHON, REPORTS_TERM, grace_s=600) as subject:
         await subject.is_up()
-        while subject.process.returncode is None:
-            subject.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.05)
+        subject.process.terminate()
+        assert subject.process.stdout is not None
+        assert await subject.process.stdout.readline() == b"told\n"
+        subject.process.terminate()
         assert await subject.status() == 128 + signal.SIGKILL
         assert family.gone()
 

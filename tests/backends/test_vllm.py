@@ -553,8 +553,8 @@ class TestLog:
                 "vLLM's engine process died without a word",
             ),
             (
-                "PermissionError: [Errno 13] Permission denied: '/root/.cache/vllm'",
-                "it lacks a permission: Permission denied: '/root/.cache/vllm'",
+                "PermissionError: [Errno 13] Permission denied: '/srv/vllm'",
+                "it lacks a permission: Permission denied: '/srv/vllm'",
             ),
         ],
     )
