@@ -1,6 +1,7 @@
 """Tool calls of a Chat stream: fragments in, calls out, whatever servers do to indexes and ids."""
 
 from translators.canonical import ToolCall, ToolKind
+from translators.chat.freeform import InputDecoder
 from translators.chat.response import is_json, restore_name
 from translators.context import Context
 from translators.errors import UpstreamProtocolError
@@ -9,9 +10,12 @@ from translators.wire import JSON, encode
 
 
 class _Call:
-    """One call under way; ``item_index`` is ``None`` until its name is known."""
+    """One call under way; ``item_index`` is ``None`` until its name is known.
 
-    __slots__ = ("call_id", "is_closed", "item_index", "kind", "name", "pieces")
+    ``decoder`` turns a function's arguments into a custom tool's text.
+    """
+
+    __slots__ = ("call_id", "decoder", "is_closed", "item_index", "kind", "name", "pieces")
 
     def __init__(self, call_id: str) -> None:
         self.call_id = call_id
@@ -20,6 +24,23 @@ class _Call:
         self.pieces: list[str] = []
         self.item_index: int | None = None
         self.is_closed = False
+        self.decoder: InputDecoder | None = None
+
+    def delta(self, text: str) -> list[Event]:
+        """The event of more arguments, none if they bring no text yet."""
+        if self.decoder is not None:
+            text = self.decoder.feed(text)
+        return [ArgumentsDelta(_index(self), text)] if text else []
+
+    def rest(self) -> list[Event]:
+        """The event of what is still owed when the call is complete."""
+        text = ""
+        if self.decoder is not None:
+            text = self.decoder.finish(self.arguments())
+        elif self.kind is ToolKind.FUNCTION and not self.arguments().strip():
+            text = "{}"
+            self.pieces.append(text)
+        return [ArgumentsDelta(_index(self), text)] if text else []
 
     def arguments(self) -> str:
         return "".join(self.pieces)
@@ -77,7 +98,7 @@ class CallReader:
                     f"The upstream went on with the call of '{call.name}' after it was complete."
                 )
             call.pieces.append(text)
-            events.append(ArgumentsDelta(call.item_index, text))
+            events += call.delta(text)
         return events
 
     def finish(self, next_index: int) -> list[Event]:
@@ -93,9 +114,8 @@ class CallReader:
                     raise UpstreamProtocolError("The upstream streamed a tool call without a name.")
                 events += self._start(call, next_index)
                 next_index += 1
-            if call.kind is ToolKind.FUNCTION and not call.arguments().strip():
-                events.append(ArgumentsDelta(_index(call), "{}"))
-                call.pieces.append("{}")
+            if not call.is_closed:
+                events += call.rest()
         return events
 
     def open_indexes(self) -> list[int]:
@@ -146,6 +166,7 @@ class CallReader:
             if not earlier.is_closed and earlier.item_index is not None:
                 if not is_json(earlier.arguments()):
                     continue
+                events += earlier.rest()
                 earlier.is_closed = True
                 events.append(ItemEnd(earlier.item_index))
         item = ToolCall(call.call_id, call.name, "", call.kind)
@@ -153,9 +174,9 @@ class CallReader:
         call.call_id = item.call_id
         call.item_index = index
         events.append(ItemStart(index, item))
-        if call.pieces:
-            events.append(ArgumentsDelta(index, call.arguments()))
-        return events
+        if item.kind is not call.kind:
+            call.decoder = InputDecoder()
+        return events + call.delta(call.arguments())
 
 
 def _index(call: _Call) -> int:

@@ -22,6 +22,7 @@ from translators.canonical import (
 )
 from translators.chat import schema
 from translators.chat.content import read_content
+from translators.chat.freeform import unwrap
 from translators.chat.request import read_assistant
 from translators.context import Context
 from translators.envelope import error_of, is_error
@@ -131,9 +132,12 @@ def _read_output(message: schema.Message, choice: schema.Choice, ctx: Context) -
 
 
 def restore_name(call: ToolCall, ctx: Context) -> None:
-    """Give a call from the upstream the name by which the caller knows its tool."""
+    """Give a call from the upstream the name and kind by which the caller knows its tool."""
     tool = ctx.tool_names.restore(call.name)
     call.name, call.namespace = tool.name, tool.namespace
+    if tool.kind is ToolKind.CUSTOM and call.kind is ToolKind.FUNCTION:
+        call.kind = ToolKind.CUSTOM
+        call.arguments = unwrap(call.arguments)
     if not call.call_id:
         call.call_id = ctx.new_id("call")
 

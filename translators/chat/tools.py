@@ -17,6 +17,7 @@ from translators.canonical import (
     ToolName,
 )
 from translators.chat import schema
+from translators.chat.freeform import as_function
 from translators.context import Context
 from translators.errors import MalformedRequest, UnsupportedFeature
 from translators.names import ToolNames
@@ -171,30 +172,29 @@ def _write_tool(tool: Tool, names: ToolNames, ctx: Context) -> JSON:
             if tool.format is not None:
                 custom["format"] = _nested_format(tool.format)
             return {"type": "custom", "custom": custom}
-    raise UnsupportedFeature(
-        f"The upstream knows function tools only; '{_name(tool)}' is a custom tool.",
-        param="tools",
-    )
+        case CustomTool(name=name, namespace=namespace):
+            return {"type": "function", "function": as_function(tool, names.flat(name, namespace))}
+    raise TypeError("hosted tools are never written")
 
 
 def _write_tool_choice(choice: ToolChoice, offered: int, names: ToolNames, ctx: Context) -> JSON:
     if choice.tools is None:
         return choice.mode
     if choice.forced:
-        return _write_name(choice.tools[0], names)
+        return _write_name(choice.tools[0], names, ctx)
     if ctx.profile.allowed_tools:
-        allowed = [_write_name(tool, names) for tool in choice.tools]
+        allowed = [_write_name(tool, names, ctx) for tool in choice.tools]
         return {
             "type": "allowed_tools",
             "allowed_tools": {"mode": choice.mode, "tools": allowed},
         }
     if choice.mode == "required" and offered == 1:
-        return _write_name(choice.tools[0], names)
+        return _write_name(choice.tools[0], names, ctx)
     return choice.mode
 
 
-def _write_name(tool: ToolName, names: ToolNames) -> JSON:
-    kind = tool.kind.value
+def _write_name(tool: ToolName, names: ToolNames, ctx: Context) -> JSON:
+    kind = tool.kind.value if ctx.profile.custom_tools else ToolKind.FUNCTION.value
     return {"type": kind, kind: {"name": names.flat(tool.name, tool.namespace)}}
 
 

@@ -24,6 +24,7 @@ from translators.canonical import (
     ToolResult,
 )
 from translators.chat.content import write_content
+from translators.chat.freeform import wrap
 from translators.context import Context
 from translators.errors import UnsupportedFeature
 from translators.names import ToolNames
@@ -107,10 +108,8 @@ class _Turns:
             body: JSON = {"name": name, "input": call.arguments}
             return {"id": call.call_id, "type": "custom", "custom": body}
         if call.kind is ToolKind.CUSTOM:
-            raise UnsupportedFeature(
-                f"The upstream knows function tools only; '{call.name}' is a custom tool.",
-                param="input",
-            )
+            function = {"name": name, "arguments": wrap(call.arguments)}
+            return {"id": call.call_id, "type": "function", "function": function}
         arguments = call.arguments if call.arguments.strip() else "{}"
         function = {"name": name, "arguments": arguments}
         return {"id": call.call_id, "type": "function", "function": function}
