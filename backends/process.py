@@ -27,7 +27,7 @@ TAIL_LINES: Final = 50
 _DRAIN_S: Final = 1.0  # for the rest of the log, should a stray still hold the pipe
 _MARGIN_S: Final = 7.0  # above what the guardian waits after its own SIGKILL
 
-_log = structlog.get_logger()
+_log = structlog.get_logger("dragoman")
 
 
 class State(enum.StrEnum):

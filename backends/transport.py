@@ -5,6 +5,7 @@ httpx's own transport costs about twenty times the CPU per request. What differs
 is added, and a kept connection that the upstream closed under our request is tried once more.
 """
 
+import io
 import time
 from collections.abc import AsyncIterator
 from ssl import SSLContext
@@ -17,6 +18,7 @@ from yarl import URL
 
 _ADDED = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
 _STALE_WITHIN_S = 1.0
+_LARGE_BYTES = 2**20
 
 
 class _Attempt:
@@ -92,7 +94,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             request.method,
             URL(str(request.url), encoded=True),
             headers=headers,
-            data=request.content or None,
+            data=_payload(request.content),
             allow_redirects=False,
             skip_auto_headers=_ADDED,
             trace_request_ctx=attempt,
@@ -114,6 +116,11 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             max_field_size=65536,
         )
         return self._session
+
+
+def _payload(content: bytes) -> bytes | io.BytesIO | None:
+    """A body in the form in which aiohttp takes it without complaint: large ones as a file."""
+    return io.BytesIO(content) if len(content) > _LARGE_BYTES else content or None
 
 
 class _Stream(httpx.AsyncByteStream):

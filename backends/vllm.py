@@ -43,7 +43,7 @@ _TICK_S: Final = 1.0
 _PROBE_TIMEOUT_S: Final = 10.0
 _EXIT_NOTICE_S: Final = 0.5
 
-_log = structlog.get_logger()
+_log = structlog.get_logger("dragoman")
 
 Connect = Callable[[str, str], Backend]
 """Makes the backend that talks HTTP, of a base URL and an API key."""

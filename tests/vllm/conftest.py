@@ -1,0 +1,119 @@
+"""A real vLLM with the tiny model, spawned once by ``dragoman serve --vllm``."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.extras import vllm_env
+from tests.extras.need import need
+
+CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "tiny-model" / "checkpoint"
+FLAGS = (
+    *("--served-model-name", "tiny", "--max-model-len", "4096", "--seed", "0"),
+    *("--enforce-eager", "--dtype", "bfloat16"),
+    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+    *("--reasoning-parser", "qwen3"),
+)
+START_LIMIT_S = 420
+STOP_LIMIT_S = 60
+
+
+class Served:
+    """A running ``dragoman serve``; ``root`` is its address without ``/v1``."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self.root = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            for line in stream:
+                self.lines.append(line)
+                if '"dragoman serves"' in line:
+                    self.root = json.loads(line)["url"].removesuffix("/v1")
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                if self.root and urllib.request.urlopen(f"{self.root}/ready", timeout=15):
+                    return
+            except urllib.error.HTTPError as error:
+                error.close()
+            except OSError:
+                pass
+            time.sleep(0.5)
+        raise AssertionError("vLLM did not get ready:\n" + "".join(self.lines[-60:]))
+
+    def tree(self) -> set[int]:
+        """Process ids of the proxy and of all that descend from it."""
+        return descendants(self.process.pid) | {self.process.pid}
+
+
+def descendants(pid: int) -> set[int]:
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found |= {child} | descendants(child)
+    return found
+
+
+def alive(pids: set[int]) -> set[int]:
+    """Those that still run; a zombie does not."""
+    running = set()
+    for pid in pids:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            continue
+        if stat.rpartition(")")[2].split()[0] != "Z":
+            running.add(pid)
+    return running
+
+
+def spawn(python: Path, *more: str) -> Served:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    command = [sys.executable, "-m", "proxy", "serve", "--port", "0", "--log-format", "json"]
+    command += ["--vllm", str(CHECKPOINT), "--vllm-python", str(python), *more, "--", *FLAGS]
+    return Served(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[Served]:
+    """The proxy in front of the vLLM that it spawned; afterwards nothing of it may be left."""
+    served = spawn(need(vllm_env.ensure))
+    try:
+        served.wait_ready()
+        tree = served.tree()
+        assert len(tree) > 2, "the proxy, its vLLM and the engine are processes of their own"
+        yield served
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(STOP_LIMIT_S) == 0
+        assert alive(tree) == set()
+    finally:
+        served.process.kill()
+        served.process.wait()
+
+
+@pytest.fixture(scope="session")
+def client(tiny: Served) -> Iterator[openai.OpenAI]:
+    """The official SDK, pointed at the proxy."""
+    with openai.OpenAI(base_url=f"{tiny.root}/v1", api_key="unused", max_retries=0) as sdk:
+        yield sdk
