@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from backends.base import Backend, UpstreamRequest
 from backends.demo import DemoBackend
-from backends.demo_model import Filler, split_words
+from backends.demo.filler import Filler
+from backends.demo.model import split_words
 from tests.upstream import ScriptedUpstream, serve_backend
 
 JSON: TypeAlias = Any
