@@ -41,10 +41,18 @@ class StopReason(StrEnum):
 
 
 class ToolKind(StrEnum):
-    """How a tool takes its input: JSON arguments, or free text."""
+    """How a tool is declared and called.
+
+    Functions take JSON arguments and custom tools free text; the others are functions that
+    Responses knows by their type.
+    """
 
     FUNCTION = "function"
     CUSTOM = "custom"
+    LOCAL_SHELL = "local_shell"
+    SHELL = "shell"
+    APPLY_PATCH = "apply_patch"
+    TOOL_SEARCH = "tool_search"
 
 
 # --- parts -----------------------------------------------------------------------------------
@@ -193,6 +201,7 @@ class FunctionTool(msgspec.Struct):
     strict: bool | None = None
     namespace: str | None = None
     extra: dict[str, JSON] = {}
+    kind: ToolKind = ToolKind.FUNCTION
 
 
 class CustomTool(msgspec.Struct):

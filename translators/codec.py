@@ -1,6 +1,6 @@
 """What a dialect offers to the rest: its readers and writers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,7 @@ class Codec:
     Attributes:
         dialect: Its name.
         path: Its path below the API root.
+        params: Canonical request members -> the dialect's, where the names differ.
         read_request: Caller's body -> canonical request.
         write_request: Canonical request -> upstream's body.
         read_response: Upstream's reply -> canonical reply.
@@ -53,6 +54,7 @@ class Codec:
 
     dialect: Dialect
     path: str
+    params: Mapping[str, str]
     read_request: Callable[[dict[str, JSON], Context], Request]
     write_request: Callable[[Request, Context], dict[str, JSON]]
     read_response: Callable[[dict[str, JSON], Context], Response]

@@ -1,8 +1,9 @@
 """What one exchange brings along: its clock, its ids, the upstream's profile and the losses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 
+from translators.envelope import rename_param
 from translators.errors import Loss
 from translators.names import ToolNames
 from translators.profiles import Policy, Profile
@@ -17,6 +18,7 @@ class Context:
         profile: How the upstream wants to be spoken to.
         policy: What the operator decided.
         losses: What the target dialect could not say, in order of discovery.
+        caller_params: Canonical request members -> the caller's, where the names differ.
         tool_names: The request's tools under the names that the upstream sees.
         output_limit: Output tokens that the caller allows, if it set a limit.
         public_model: Model name to put into replies; ``None`` leaves the upstream's.
@@ -38,11 +40,15 @@ class Context:
         self.public_model = public_model
         self.losses: list[Loss] = []
         self.tool_names = ToolNames()
+        self.caller_params: Mapping[str, str] = {}
         self.output_limit: int | None = None
 
     def lose(self, param: str, why: str) -> None:
-        """Record that a member of the source body will not arrive."""
-        loss = Loss(param, why)
+        """Record that a member of the source body will not arrive.
+
+        ``param`` is a path in the caller's body, or begins with a canonical member's name.
+        """
+        loss = Loss(rename_param(param, self.caller_params), why)
         if loss not in self.losses:
             self.losses.append(loss)
 

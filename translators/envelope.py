@@ -74,7 +74,7 @@ def error_of(value: JSON, status: int, params: Mapping[str, str]) -> ErrorInfo:
         status=status,
         type=kind,
         code=code if isinstance(code, str) and code else _CODES.get(status),
-        param=_rename(param, params) if isinstance(param, str) else None,
+        param=rename_param(param, params) if isinstance(param, str) else None,
     )
 
 
@@ -98,7 +98,7 @@ def write_error(error: ErrorInfo, params: Mapping[str, str]) -> dict[str, JSON]:
         "error": {
             "message": error.message,
             "type": error.type,
-            "param": None if error.param is None else _rename(error.param, params),
+            "param": None if error.param is None else rename_param(error.param, params),
             "code": error.code,
         }
     }
@@ -116,7 +116,7 @@ def _path(loc: JSON) -> str | None:
     return path.removeprefix(".").removeprefix("body.")
 
 
-def _rename(param: str, params: Mapping[str, str]) -> str:
+def rename_param(param: str, params: Mapping[str, str]) -> str:
     """Rename a member; a path inside a renamed one is cut, since indexes differ."""
     param = param.removeprefix("body.")
     head = re.split(r"[.\[]", param, maxsplit=1)[0]

@@ -30,7 +30,7 @@ class ToolNames:
         self._tools: dict[str, ToolName] = {}
         named = [tool for tool in tools if not isinstance(tool, HostedTool)]
         for tool in sorted(named, key=lambda tool: tool.namespace is not None):
-            kind = ToolKind.CUSTOM if isinstance(tool, CustomTool) else ToolKind.FUNCTION
+            kind = ToolKind.CUSTOM if isinstance(tool, CustomTool) else tool.kind
             self._add(ToolName(tool.name, kind, tool.namespace))
 
     def flat(self, name: str, namespace: str | None) -> str:

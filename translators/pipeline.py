@@ -10,6 +10,7 @@ import msgspec
 
 from translators.canonical import Message, Part, Request, Role, Text
 from translators.context import Context
+from translators.pairing import pair_results
 from translators.profiles import SystemMessages
 
 Step = Callable[[Request, Context], Request]
@@ -73,4 +74,4 @@ def _is_system(item: object) -> bool:
     return isinstance(item, Message) and item.role in (Role.SYSTEM, Role.DEVELOPER)
 
 
-STEPS: tuple[Step, ...] = (map_developer, merge_system)
+STEPS: tuple[Step, ...] = (map_developer, merge_system, pair_results)

@@ -117,6 +117,13 @@ class HostedTools(StrEnum):
     DROP = "drop"
 
 
+class Orphans(StrEnum):
+    """What to do with a tool call without an output, or an output without a call."""
+
+    REPAIR = "repair"
+    REFUSE = "refuse"
+
+
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the operator decided about translations.
 
@@ -125,8 +132,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             known clients show.
         chat_reasoning: Which member carries reasoning in a translated Chat reply.
         hosted_tools: Refuse hosted tools with an error, or drop them and record the loss.
+        orphans: Repair a history in which a call or its output is missing, or refuse it.
     """
 
     reasoning_as: ReasoningAs = ReasoningAs.SUMMARY
     chat_reasoning: ChatReasoning = ChatReasoning.BOTH
     hosted_tools: HostedTools = HostedTools.REFUSE
+    orphans: Orphans = Orphans.REPAIR

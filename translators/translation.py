@@ -43,6 +43,7 @@ class Translation:
         self.caller = caller
         self.upstream = upstream
         self.ctx = ctx
+        ctx.caller_params = caller.params
         self._request = Request(model="", items=[])
 
     @classmethod

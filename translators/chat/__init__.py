@@ -16,6 +16,7 @@ from translators.envelope import read_error, write_error
 CODEC = Codec(
     dialect=Dialect.CHAT,
     path="/chat/completions",
+    params=WRITE_PARAMS,
     read_request=read_request,
     write_request=write_request,
     read_response=read_response,

@@ -174,7 +174,7 @@ class CallReader:
         call.call_id = item.call_id
         call.item_index = index
         events.append(ItemStart(index, item))
-        if item.kind is not call.kind:
+        if item.kind is ToolKind.CUSTOM and call.kind is ToolKind.FUNCTION:
             call.decoder = InputDecoder()
         return events + call.delta(call.arguments())
 

@@ -135,9 +135,10 @@ def restore_name(call: ToolCall, ctx: Context) -> None:
     """Give a call from the upstream the name and kind by which the caller knows its tool."""
     tool = ctx.tool_names.restore(call.name)
     call.name, call.namespace = tool.name, tool.namespace
-    if tool.kind is ToolKind.CUSTOM and call.kind is ToolKind.FUNCTION:
-        call.kind = ToolKind.CUSTOM
-        call.arguments = unwrap(call.arguments)
+    if call.kind is ToolKind.FUNCTION:
+        call.kind = tool.kind
+        if tool.kind is ToolKind.CUSTOM:
+            call.arguments = unwrap(call.arguments)
     if not call.call_id:
         call.call_id = ctx.new_id("call")
 

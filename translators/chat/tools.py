@@ -194,7 +194,8 @@ def _write_tool_choice(choice: ToolChoice, offered: int, names: ToolNames, ctx: 
 
 
 def _write_name(tool: ToolName, names: ToolNames, ctx: Context) -> JSON:
-    kind = tool.kind.value if ctx.profile.custom_tools else ToolKind.FUNCTION.value
+    is_custom = tool.kind is ToolKind.CUSTOM and ctx.profile.custom_tools
+    kind = (ToolKind.CUSTOM if is_custom else ToolKind.FUNCTION).value
     return {"type": kind, kind: {"name": names.flat(tool.name, tool.namespace)}}
 
 

@@ -91,7 +91,7 @@ class _Turns:
         if texts:
             self._reasoning.append("\n".join(texts))
         elif item.encrypted is not None:
-            self._ctx.lose("input", "encrypted reasoning of another issuer cannot be read")
+            self._ctx.lose("items", "encrypted reasoning of another issuer cannot be read")
 
     def _say(self, item: Message) -> None:
         if self._said is not None and not self._calls:
@@ -165,7 +165,7 @@ class _Turns:
             calls and profile.reasoning_history is ReasoningHistory.TOOL_TURNS
         )
         if profile.reasoning_field is None or not wanted:
-            self._ctx.lose("reasoning", "the upstream takes no earlier reasoning")
+            self._ctx.lose("items", "the upstream takes no earlier reasoning")
             return False
         before = message.get(profile.reasoning_field)
         joined = "\n".join(texts)

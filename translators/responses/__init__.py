@@ -17,6 +17,7 @@ from translators.responses.writer import ResponsesWriter
 CODEC = Codec(
     dialect=Dialect.RESPONSES,
     path="/responses",
+    params=WRITE_PARAMS,
     read_request=read_request,
     write_request=write_request,
     read_response=read_response,

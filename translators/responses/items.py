@@ -20,10 +20,18 @@ from translators.context import Context
 from translators.dialect import Dialect
 from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
 from translators.profiles import ReasoningAs
-from translators.responses import schema
+from translators.responses import builtin, schema
 from translators.responses.content import read_content, write_input, write_output
+from translators.responses.history import is_readable, tell
 from translators.wire import JSON, encode, extra_of, known_members, open_as
 
+_CALL_PREFIXES = {
+    ToolKind.CUSTOM: "ctc",
+    ToolKind.LOCAL_SHELL: "lsh",
+    ToolKind.SHELL: "sh",
+    ToolKind.APPLY_PATCH: "apc",
+    ToolKind.TOOL_SEARCH: "tsc",
+}
 _MESSAGE_MEMBERS = known_members(schema.Message)
 _CALL_MEMBERS = known_members(schema.FunctionCall)
 _OUTPUT_MEMBERS = known_members(schema.ToolCallOutput)
@@ -88,6 +96,12 @@ def read_item(body: JSON, path: str, fault: type[TranslationError] = MalformedRe
                 id=thought.id,
                 status=_read_status(thought.status),
             )
+        case str() if kind in builtin.BY_CALL:
+            return builtin.read_call(builtin.BY_CALL[kind], body, path, fault)
+        case str() if kind in builtin.BY_OUTPUT:
+            return builtin.read_output(builtin.BY_OUTPUT[kind], body, path)
+        case str() if is_readable(kind):
+            return tell(body)
         case str():
             return Opaque(Dialect.RESPONSES, kind, body, path)
     raise fault(f"Invalid '{path}': the item has neither a type nor a role.", param=path)
@@ -129,13 +143,13 @@ def write_input_items(items: Sequence[Item], ctx: Context) -> list[JSON]:
         match item:
             case Message():
                 if item.name is not None:
-                    ctx.lose("messages.name", "Responses has no names of participants")
+                    ctx.lose("items", "Responses has no names of participants")
                 content = write_input(item.parts, item.role)
                 message = {"type": "message", "role": item.role.value, "content": content}
                 written.append({**item.extra, **message})
             case Reasoning():
                 if ctx.profile.reasoning_field is None:
-                    ctx.lose("messages.reasoning", "the upstream takes no earlier reasoning")
+                    ctx.lose("items", "the upstream takes no earlier reasoning")
                 else:
                     written.append(_write_reasoning_input(item, ctx))
             case ToolCall():
@@ -174,7 +188,7 @@ def assign_id(item: Item, ctx: Context) -> str:
         case Reasoning(id=None):
             item.id = ctx.new_id("rs")
         case ToolCall(id=None):
-            item.id = ctx.new_id("ctc" if item.kind is ToolKind.CUSTOM else "fc")
+            item.id = ctx.new_id(_CALL_PREFIXES.get(item.kind, "fc"))
         case Opaque(body=body):
             return str(body.get("id"))
     return item.id or ""
@@ -205,7 +219,9 @@ def write_item(item: Item, ctx: Context) -> dict[str, JSON]:
 
 
 def write_call(call: ToolCall, ctx: Context) -> dict[str, JSON]:
-    """A ``function_call`` or ``custom_tool_call`` item."""
+    """A ``function_call``, ``custom_tool_call`` or built-in tool's call item."""
+    if call.kind in builtin.BY_KIND:
+        return builtin.write_call(builtin.BY_KIND[call.kind], call, assign_id(call, ctx))
     custom = call.kind is ToolKind.CUSTOM
     body: dict[str, JSON] = {
         "id": assign_id(call, ctx),

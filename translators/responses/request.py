@@ -3,7 +3,18 @@
 Spec: Responses, "Create a model response", request body.
 """
 
-from translators.canonical import Item, Message, Opaque, Request, Role, Text, Tool
+from translators.canonical import (
+    HostedTool,
+    Item,
+    Message,
+    Opaque,
+    Request,
+    Role,
+    Text,
+    Tool,
+    ToolKind,
+    ToolResult,
+)
 from translators.context import Context
 from translators.errors import MalformedRequest, UnsupportedFeature
 from translators.responses import schema
@@ -99,6 +110,7 @@ def _record_losses(body: dict[str, JSON], include: list[str], ctx: Context) -> N
 
 def _read_input(wire: schema.CreateResponse) -> tuple[list[Item], list[Tool]]:
     items: list[Item] = []
+    by_id: dict[str, Item] = {}
     tools = read_tools(wire.tools or ())
     if isinstance(wire.instructions, str) and wire.instructions:
         items.append(Message(Role.SYSTEM, [Text(wire.instructions)]))
@@ -109,15 +121,39 @@ def _read_input(wire: schema.CreateResponse) -> tuple[list[Item], list[Tool]]:
         return items, tools
     for i, body in enumerate(wire.input):
         item = read_item(body, f"input[{i}]")
+        if isinstance(body.get("id"), str):
+            by_id[body["id"]] = item
         match item:
             case Opaque(kind="additional_tools", param=path):
                 more = open_as(schema.AdditionalTools, body, path)
                 tools += read_tools(more.tools, f"{path}.tools")
             case Opaque(kind="item_reference", param=path):
-                raise MalformedRequest("No item is stored here; send the item itself.", param=path)
+                items.append(_referred(body, by_id, path))
+            case ToolResult(kind=ToolKind.TOOL_SEARCH):
+                found = open_as(schema.AdditionalTools, {"tools": [], **body}, f"input[{i}]")
+                tools += read_tools(found.tools, f"input[{i}].tools")
+                items.append(item)
             case _:
                 items.append(item)
-    return items, tools
+    return items, _latest(tools)
+
+
+def _referred(body: dict[str, JSON], by_id: dict[str, Item], path: str) -> Item:
+    item = by_id.get(body.get("id") or "")
+    if item is None or isinstance(item, Opaque):
+        raise MalformedRequest(
+            "No item with this id is in the input, and none is stored here.", param=f"{path}.id"
+        )
+    return item
+
+
+def _latest(tools: list[Tool]) -> list[Tool]:
+    """Tools without repetitions: what an item declares anew replaces what was declared before."""
+    found: dict[object, Tool] = {}
+    for i, tool in enumerate(tools):
+        key = i if isinstance(tool, HostedTool) else (tool.namespace, tool.name)
+        found[key] = tool
+    return list(found.values())
 
 
 def _echo(
@@ -221,6 +257,6 @@ def _write_knobs(request: Request, ctx: Context) -> dict[str, JSON]:
 def _limit(limit: JSON, ctx: Context) -> JSON:
     minimum = ctx.profile.minimum_output_tokens
     if isinstance(limit, int) and limit < minimum:
-        ctx.lose("max_tokens", f"raised to {minimum}, the upstream's minimum")
+        ctx.lose("max_output_tokens", f"raised to {minimum}, the upstream's minimum")
         return minimum
     return limit

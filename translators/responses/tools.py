@@ -18,6 +18,8 @@ from translators.canonical import (
 )
 from translators.errors import MalformedRequest
 from translators.responses import schema
+from translators.responses.builtin import BY_TOOL
+from translators.responses.builtin import read_tool as read_builtin
 from translators.wire import JSON, extra_of, known_members, open_as
 
 _FUNCTION_MEMBERS = known_members(schema.FunctionTool)
@@ -58,6 +60,11 @@ def _read_tool(body: JSON, path: str, namespace: str | None) -> list[Tool]:
         case "namespace":
             group = open_as(schema.NamespaceTool, body, path)
             return read_tools(group.tools, f"{path}.tools", group.name)
+    if kind == "tool_search" and body.get("execution") != "client":
+        # The server would search among the deferred tools; here they are all offered at once.
+        return []
+    if kind in BY_TOOL:
+        return [read_builtin(BY_TOOL[kind], body)]
     return [HostedTool(kind, body, path)]
 
 
@@ -71,6 +78,8 @@ def read_tool_choice(choice: JSON) -> ToolChoice | None:
         case {"type": "allowed_tools", "tools": list(tools), **rest}:
             names = tuple(_read_name(tool) for tool in tools)
             return ToolChoice(str(rest.get("mode", "auto")), names)
+        case {"type": str(kind)} if kind in BY_TOOL:
+            return ToolChoice("required", (ToolName(kind, BY_TOOL[kind].kind),), forced=True)
         case {"type": "function" | "custom"}:
             return ToolChoice("required", (_read_name(choice),), forced=True)
         case {"type": str()}:
@@ -89,7 +98,7 @@ def _read_name(body: JSON) -> ToolName:
             kind = ToolKind.CUSTOM if body.get("type") == "custom" else ToolKind.FUNCTION
             return ToolName(name, kind, body.get("namespace"))
         case {"type": str(kind)}:
-            return ToolName(kind)
+            return ToolName(kind, BY_TOOL[kind].kind if kind in BY_TOOL else ToolKind.FUNCTION)
     raise MalformedRequest("Invalid 'tool_choice': expected a tool's name.", param="tool_choice")
 
 

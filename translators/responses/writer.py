@@ -39,6 +39,7 @@ from translators.events import (
     UsageUpdate,
 )
 from translators.profiles import ReasoningAs
+from translators.responses.builtin import BY_KIND
 from translators.responses.content import write_logprobs, write_output
 from translators.responses.items import assign_id, write_item
 from translators.responses.response import WRITE_PARAMS, write_final, write_skeleton
@@ -199,7 +200,7 @@ class ResponsesWriter:
                 out += self._frame(
                     "response.custom_tool_call_input.done", {**opened.at(), "input": text}
                 )
-            case ToolCall(arguments=text, name=name):
+            case ToolCall(kind=ToolKind.FUNCTION, arguments=text, name=name):
                 out += self._frame(
                     "response.function_call_arguments.done",
                     {**opened.at(), "name": name, "arguments": text},
@@ -278,9 +279,11 @@ class ResponsesWriter:
 
     def _write_arguments(self, event: ArgumentsDelta) -> bytes:
         opened = self._opened()
-        custom = isinstance(opened.item, ToolCall) and opened.item.kind is ToolKind.CUSTOM
-        kind = "custom_tool_call_input" if custom else "function_call_arguments"
-        return self._frame(f"response.{kind}.delta", {**opened.at(), "delta": event.text})
+        kind = opened.item.kind if isinstance(opened.item, ToolCall) else ToolKind.FUNCTION
+        if kind in BY_KIND:
+            return b""
+        name = "custom_tool_call_input" if kind is ToolKind.CUSTOM else "function_call_arguments"
+        return self._frame(f"response.{name}.delta", {**opened.at(), "delta": event.text})
 
     # --- reasoning -------------------------------------------------------------------------
 
