@@ -2,11 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from itertools import count
+from typing import Protocol
 
 from translators.envelope import rename_param
 from translators.errors import Loss
 from translators.names import ToolNames
 from translators.profiles import Policy, Profile
+
+
+class Seal(Protocol):
+    """Turns reasoning into blobs that only their issuer opens."""
+
+    def seal(self, text: str) -> str:
+        """A blob of the text."""
+
+    def open(self, blob: str) -> str | None:
+        """The text of a blob, ``None`` if it is not ours."""
 
 
 class Context:
@@ -17,6 +28,8 @@ class Context:
         now: Gives the Unix time in seconds.
         profile: How the upstream wants to be spoken to.
         policy: What the operator decided.
+        seal: Seals reasoning; ``None`` where blobs can be neither made nor read.
+        wants_sealed: Whether the caller asked for sealed reasoning.
         losses: What the target dialect could not say, in order of discovery.
         caller_params: Canonical request members -> the caller's, where the names differ.
         tool_names: The request's tools under the names that the upstream sees.
@@ -32,12 +45,15 @@ class Context:
         profile: Profile,
         policy: Policy,
         public_model: str | None = None,
+        seal: Seal | None = None,
     ) -> None:
         self.new_id = new_id
         self.now = now
         self.profile = profile
         self.policy = policy
         self.public_model = public_model
+        self.seal = seal
+        self.wants_sealed = False
         self.losses: list[Loss] = []
         self.tool_names = ToolNames()
         self.caller_params: Mapping[str, str] = {}

@@ -10,8 +10,10 @@ import msgspec
 
 from translators.canonical import Message, Part, Request, Role, Text
 from translators.context import Context
+from translators.effort import map_effort
 from translators.pairing import pair_results
 from translators.profiles import SystemMessages
+from translators.vendor import modernise_guided, unwrap_extra_body
 
 Step = Callable[[Request, Context], Request]
 
@@ -74,4 +76,11 @@ def _is_system(item: object) -> bool:
     return isinstance(item, Message) and item.role in (Role.SYSTEM, Role.DEVELOPER)
 
 
-STEPS: tuple[Step, ...] = (map_developer, merge_system, pair_results)
+STEPS: tuple[Step, ...] = (
+    unwrap_extra_body,
+    modernise_guided,
+    map_effort,
+    map_developer,
+    merge_system,
+    pair_results,
+)

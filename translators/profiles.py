@@ -25,6 +25,16 @@ class ReasoningHistory(StrEnum):
     NONE = "none"
 
 
+class ThinkTags(StrEnum):
+    """Whether reasoning is to be split out of an upstream's text."""
+
+    OFF = "off"
+    TAGS = "tags"
+    """A leading ``<think>`` block is reasoning."""
+    OPENED = "opened"
+    """The prompt ends with ``<think>``: all up to ``</think>`` is reasoning."""
+
+
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Facts about one kind of upstream.
 
@@ -34,11 +44,16 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         reasoning_field: Member of an assistant message that carries earlier reasoning,
             ``None`` if it takes none.
         reasoning_history: Which earlier reasoning it should see.
+        efforts: Reasoning efforts that it does not know -> those to send instead.
+        thinking_switch: Member of ``chat_template_kwargs`` to set to false for effort ``none``.
+        think_tags: Whether it leaves reasoning in the text.
         token_limit_field: Chat member for the output limit.
         tool_images: Whether a tool message may hold image parts; else they follow in a user
             message.
         refusal_field: Whether an earlier refusal goes into the member ``refusal``; else the model
             would not see it, and it is sent as text.
+        parses_arguments: Whether its template parses the arguments of earlier calls, and so refuses
+            the whole request where a model wrote broken JSON; such arguments are wrapped.
         files: Whether it takes ``file`` parts.
         allowed_tools: Whether it knows ``tool_choice: allowed_tools``.
         custom_tools: Whether it knows custom (free text) tools.
@@ -54,9 +69,13 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     developer_role: bool = False
     reasoning_field: str | None = "reasoning"
     reasoning_history: ReasoningHistory = ReasoningHistory.ALL
+    efforts: dict[str, str] = {}
+    thinking_switch: str | None = None
+    think_tags: ThinkTags = ThinkTags.OFF
     token_limit_field: str = "max_completion_tokens"
     tool_images: bool = False
     refusal_field: bool = False
+    parses_arguments: bool = True
     files: bool = False
     allowed_tools: bool = False
     custom_tools: bool = False
@@ -68,12 +87,13 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 PROFILES: dict[str, Profile] = {
-    "vllm": Profile(),
+    "vllm": Profile(thinking_switch="enable_thinking"),
     "openai": Profile(
         system_messages=SystemMessages.KEEP,
         developer_role=True,
         reasoning_field=None,
         refusal_field=True,
+        parses_arguments=False,
         files=True,
         allowed_tools=True,
         custom_tools=True,
@@ -85,7 +105,11 @@ PROFILES: dict[str, Profile] = {
         reasoning_field="reasoning_content",
         token_limit_field="max_tokens",
     ),
-    "ollama": Profile(system_messages=SystemMessages.KEEP, token_limit_field="max_tokens"),
+    "ollama": Profile(
+        system_messages=SystemMessages.KEEP,
+        token_limit_field="max_tokens",
+        efforts={"minimal": "low", "xhigh": "high", "max": "high"},
+    ),
     "lmstudio": Profile(token_limit_field="max_tokens", reasoning_field="reasoning_content"),
     "llamacpp": Profile(
         token_limit_field="max_tokens", reasoning_field="reasoning_content", tool_images=True

@@ -17,7 +17,7 @@ from typing import Self
 from translators import CODECS
 from translators.canonical import Request, Response
 from translators.codec import Codec
-from translators.context import Context
+from translators.context import Context, Seal
 from translators.dialect import Dialect
 from translators.errors import ErrorInfo, Loss
 from translators.pipeline import STEPS, run
@@ -54,6 +54,7 @@ class Translation:
         *,
         profile: Profile | None = None,
         policy: Policy | None = None,
+        seal: Seal | None = None,
         new_id: Callable[[str], str] = random_id,
         now: Callable[[], float] = time.time,
     ) -> Self:
@@ -64,6 +65,7 @@ class Translation:
             upstream: Dialect that the model's server speaks.
             profile: How that server wants to be spoken to; vLLM's by default.
             policy: Choices between several right translations.
+            seal: Seals reasoning for callers that ask for it encrypted.
             new_id: Makes an id from a prefix.
             now: Gives the Unix time in seconds.
         """
@@ -72,6 +74,7 @@ class Translation:
             now=now,
             profile=profile or PROFILES["vllm"],
             policy=policy or Policy(),
+            seal=seal,
         )
         return cls(CODECS[Dialect(caller)], CODECS[Dialect(upstream)], ctx)
 

@@ -88,6 +88,23 @@ def decode_object(body: bytes, fault: type[TranslationError] = MalformedRequest)
     return value
 
 
+def is_json(text: str) -> bool:
+    """Whether a text, such as a call's arguments, is complete JSON."""
+    return _parse(text) is not msgspec.UNSET
+
+
+def is_object(text: str) -> bool:
+    """Whether a text is a complete JSON object."""
+    return isinstance(_parse(text), dict)
+
+
+def _parse(text: str) -> JSON:
+    try:
+        return decode(text.encode("utf-8", "replace"))
+    except MalformedRequest:
+        return msgspec.UNSET
+
+
 def peek(body: bytes) -> Peek:
     """Read ``model`` and ``stream`` of a request without reading the rest.
 

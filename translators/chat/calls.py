@@ -2,11 +2,11 @@
 
 from translators.canonical import ToolCall, ToolKind
 from translators.chat.freeform import InputDecoder
-from translators.chat.response import is_json, restore_name
+from translators.chat.response import restore_name
 from translators.context import Context
 from translators.errors import UpstreamProtocolError
 from translators.events import ArgumentsDelta, Event, ItemEnd, ItemStart
-from translators.wire import JSON, encode
+from translators.wire import JSON, encode, is_json
 
 
 class _Call:

@@ -10,6 +10,7 @@ from translators.chat import schema
 from translators.context import Context
 from translators.dialect import Dialect
 from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
+from translators.files import read_text
 from translators.wire import JSON, open_as
 
 
@@ -61,9 +62,18 @@ def write_content(parts: Sequence[Part], ctx: Context, *, joint: str = "\n") -> 
     Raises:
         UnsupportedFeature: The upstream has no place for a part.
     """
+    parts = [_as_text(part, ctx) for part in parts]
     if all(isinstance(part, Text | Refusal) for part in parts):
         return joint.join(part.text for part in parts if isinstance(part, Text | Refusal))
     return [write_part(part, ctx) for part in parts]
+
+
+def _as_text(part: Part, ctx: Context) -> Part:
+    """A file as its text, where the upstream takes no files and the file is text."""
+    if not isinstance(part, File) or ctx.profile.files:
+        return part
+    text = read_text(part)
+    return part if text is None else Text(f"[{part.filename or 'file'}]\n{text}")
 
 
 def write_part(part: Part, ctx: Context) -> JSON:

@@ -5,6 +5,8 @@ Spec: Chat Completions, "The chat completion object".
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from translators.canonical import (
     Item,
     Message,
@@ -27,8 +29,9 @@ from translators.chat.request import read_assistant
 from translators.context import Context
 from translators.envelope import error_of, is_error
 from translators.errors import UpstreamProtocolError
-from translators.profiles import ChatReasoning
-from translators.wire import JSON, decode, extra_of, known_members, open_as
+from translators.profiles import ChatReasoning, ThinkTags
+from translators.think import split
+from translators.wire import JSON, extra_of, is_json, known_members, open_as
 
 _REPLY_MEMBERS = known_members(schema.ChatCompletion)
 _CHOICE_MEMBERS = known_members(schema.Choice)
@@ -106,6 +109,11 @@ def read_response(body: dict[str, JSON], ctx: Context) -> Response:
 
 def _read_output(message: schema.Message, choice: schema.Choice, ctx: Context) -> list[Item]:
     fault = UpstreamProtocolError
+    tags = ctx.profile.think_tags
+    if tags is not ThinkTags.OFF and isinstance(message.content, str):
+        thought, answer = split(message.content, is_open=tags is ThinkTags.OPENED)
+        thought = (message.reasoning or message.reasoning_content or "") + thought
+        message = msgspec.structs.replace(message, content=answer, reasoning=thought)
     items = read_assistant(message, "choices[0].message", fault)
     parts = read_content(message.content, "choices[0].message.content", fault)
     logprobs = choice.logprobs or schema.Logprobs()
@@ -176,15 +184,6 @@ def was_cut(stop: StopReason, output: Sequence[Item], usage: Usage | None, ctx: 
         and usage.output >= ctx.output_limit
         and not is_json(last.arguments)
     )
-
-
-def is_json(text: str) -> bool:
-    """Whether a call's arguments are complete JSON."""
-    try:
-        decode(text.encode("utf-8", "replace"), UpstreamProtocolError)
-    except UpstreamProtocolError:
-        return False
-    return True
 
 
 def flat_annotation(annotation: JSON) -> JSON:

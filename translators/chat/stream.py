@@ -3,6 +3,8 @@
 Spec: Chat Completions, "The chat completion chunk object".
 """
 
+from collections.abc import Iterable
+
 from translators.canonical import (
     Item,
     Message,
@@ -46,7 +48,9 @@ from translators.events import (
     TextDelta,
     UsageUpdate,
 )
+from translators.profiles import ThinkTags
 from translators.sse import DONE, Frame, encode_frame
+from translators.think import ThinkSplitter
 from translators.wire import JSON, decode, encode, extra_of, known_members
 
 _CHUNK_MEMBERS = known_members(schema.ChatCompletion) | {"obfuscation"}
@@ -66,6 +70,10 @@ class ChatReader:
         self._next = 0
         self._open: tuple[int, type[Item]] | None = None
         self._blank = ""
+        tags = ctx.profile.think_tags
+        self._splitter = (
+            None if tags is ThinkTags.OFF else ThinkSplitter(is_open=tags is ThinkTags.OPENED)
+        )
         self._logprobs: list[JSON] = []
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
@@ -135,13 +143,15 @@ class ChatReader:
         logprobs = choice.get("logprobs") or {}
         self._logprobs += logprobs.get("content") or ()
         thought = delta.get("reasoning") or delta.get("reasoning_content")
-        if isinstance(thought, str):
+        if thought and isinstance(thought, str):
             events.append(ReasoningDelta(self._ensure(Reasoning, events), thought))
         text = delta.get("content")
         if isinstance(text, list):
             text = "".join(p.get("text") or "" for p in text if isinstance(p, dict))
         if text:
-            self._read_text(text, events)
+            self._split_text(
+                self._splitter.feed(text) if self._splitter else [(False, text)], events
+            )
         refusal = delta.get("refusal")
         if refusal:
             probs = logprobs.get("refusal") or []
@@ -160,6 +170,13 @@ class ChatReader:
             self._finish_reason = reason
         self._keep(extra_of(choice, _CHOICE_MEMBERS))
         self._keep(extra_of(delta, _DELTA_MEMBERS))
+
+    def _split_text(self, pieces: Iterable[tuple[bool, str]], events: list[Event]) -> None:
+        for is_thought, piece in pieces:
+            if piece and is_thought:
+                events.append(ReasoningDelta(self._ensure(Reasoning, events), piece))
+            elif piece:
+                self._read_text(piece, events)
 
     def _read_text(self, text: str, events: list[Event]) -> None:
         """Hold back blank text until a message is certain: models pad calls with line ends."""
@@ -210,6 +227,8 @@ class ChatReader:
     def _end(self) -> list[Event]:
         self._is_over = True
         events: list[Event] = []
+        if self._splitter is not None:
+            self._split_text(self._splitter.finish(), events)
         late = self._calls.finish(self._next)
         if any(isinstance(event, ItemStart) for event in late):
             self._close(events)

@@ -52,6 +52,13 @@ def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
             match part.input_audio:
                 case {"data": str(data), "format": str(audio_format)}:
                     return Audio(data, audio_format, param=path)
+        case schema.ContentPart(type="input_video"):
+            # vLLM's name for a video in Chat; Responses has no such part at OpenAI.
+            url = body.get("video_url")
+            video = url if isinstance(url, dict) else {"url": url}
+            return OpaquePart(
+                Dialect.CHAT, "video_url", {"type": "video_url", "video_url": video}, path
+            )
         case schema.ContentPart(type="input_file"):
             return File(
                 data=part.file_data,

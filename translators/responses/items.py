@@ -253,4 +253,6 @@ def _write_reasoning(item: Reasoning, ctx: Context) -> dict[str, JSON]:
         body["content"] = [{"type": "reasoning_text", "text": text} for text in item.content]
     if item.encrypted is not None:
         body["encrypted_content"] = item.encrypted
+    elif ctx.wants_sealed and ctx.seal is not None and any(item.content):
+        item.encrypted = body["encrypted_content"] = ctx.seal.seal("\n".join(item.content))
     return {**item.extra, **body}

@@ -8,6 +8,7 @@ from translators.canonical import (
     Item,
     Message,
     Opaque,
+    Reasoning,
     Request,
     Role,
     Text,
@@ -30,6 +31,7 @@ from translators.responses.tools import (
 from translators.wire import JSON, extra_of, known_members, open_as
 
 _LOGPROBS = "message.output_text.logprobs"
+_SEALED = "reasoning.encrypted_content"
 _NEEDS_STATE = {
     "previous_response_id": "No response is stored here; send the whole conversation as input.",
     "conversation": "No conversation is stored here; send the whole conversation as input.",
@@ -72,6 +74,7 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
     include = wire.include or []
     _record_losses(body, include, ctx)
     items, tools = _read_input(wire)
+    _open_sealed(items, ctx)
     extra = extra_of(body, _KNOWN)
     knobs = {name: extra.pop(name) for name in schema.KNOBS & extra.keys()}
     text = wire.text or schema.TextOptions()
@@ -104,8 +107,11 @@ def _record_losses(body: dict[str, JSON], include: list[str], ctx: Context) -> N
             ctx.lose(name, why)
     if body.get("truncation") == "auto":
         ctx.lose("truncation", "the context is never cut")
+    if _SEALED in include and ctx.seal is not None:
+        ctx.wants_sealed = True
+        include = [value for value in include if value != _SEALED]
     if any(value != _LOGPROBS for value in include):
-        ctx.lose("include", "only log-probs can be included")
+        ctx.lose("include", "only log-probs and encrypted reasoning can be included")
 
 
 def _read_input(wire: schema.CreateResponse) -> tuple[list[Item], list[Tool]]:
@@ -136,6 +142,17 @@ def _read_input(wire: schema.CreateResponse) -> tuple[list[Item], list[Tool]]:
             case _:
                 items.append(item)
     return items, _latest(tools)
+
+
+def _open_sealed(items: list[Item], ctx: Context) -> None:
+    """Give reasoning that we sealed its raw text back; a foreign blob stays closed."""
+    if ctx.seal is None:
+        return
+    for item in items:
+        if isinstance(item, Reasoning) and item.encrypted is not None and not item.content:
+            text = ctx.seal.open(item.encrypted)
+            if text is not None:
+                item.content, item.encrypted = [text], None
 
 
 def _referred(body: dict[str, JSON], by_id: dict[str, Item], path: str) -> Item:

@@ -1,0 +1,53 @@
+"""Files whose content is text, for upstreams that take no files."""
+
+import base64
+import binascii
+from urllib.parse import unquote_to_bytes
+
+from translators.canonical import File
+
+_TEXT_TYPES = frozenset(
+    {
+        "application/json",
+        "application/xml",
+        "application/yaml",
+        "application/x-yaml",
+        "application/toml",
+        "application/javascript",
+        "application/x-sh",
+        "application/sql",
+    }
+)
+_TEXT_ENDINGS = (
+    *(".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml"),
+    *(".ini", ".cfg", ".html", ".css", ".py", ".js", ".ts", ".c", ".h", ".cpp", ".rs", ".go"),
+    *(".java", ".rb", ".sh", ".sql", ".log", ".tex", ".patch", ".diff"),
+)
+
+
+def read_text(file: File) -> str | None:
+    """A file's text, ``None`` if it is not given by content or is not text.
+
+    The content is a ``data:`` URL, or base64 alone with a file name that tells the type.
+    """
+    if file.data is None:
+        return None
+    header, comma, payload = file.data.partition(",")
+    if not (comma and header.startswith("data:")):
+        header, payload = "", file.data
+    media_type, *parameters = header.removeprefix("data:").split(";")
+    if not _is_text(media_type.strip().lower(), file.filename):
+        return None
+    try:
+        if header and "base64" not in [parameter.strip() for parameter in parameters]:
+            return unquote_to_bytes(payload).decode("utf-8")
+        return base64.b64decode(payload, validate=True).decode("utf-8")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+def _is_text(media_type: str, filename: str | None) -> bool:
+    if media_type.startswith("text/") or media_type in _TEXT_TYPES:
+        return True
+    is_untold = media_type in ("", "application/octet-stream")
+    return is_untold and filename is not None and filename.lower().endswith(_TEXT_ENDINGS)

@@ -1,0 +1,42 @@
+"""Vendor members of requests that need more than to be passed on.
+
+Sources: vLLM's "Structured outputs" (``guided_*`` was retired in 0.12 and is ignored since, so
+that an answer would be unconstrained without a word), and what users send by mistake.
+"""
+
+import msgspec
+
+from translators.canonical import Request
+from translators.context import Context
+from translators.wire import JSON
+
+_GUIDED = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+}
+
+
+def unwrap_extra_body(request: Request, ctx: Context) -> Request:
+    """Put the members of a literal ``extra_body`` where the SDK would have put them."""
+    nested = request.extra.get("extra_body")
+    if not isinstance(nested, dict):
+        return request
+    extra = {**nested, **request.extra}
+    del extra["extra_body"]
+    return msgspec.structs.replace(request, extra=extra)
+
+
+def modernise_guided(request: Request, ctx: Context) -> Request:
+    """Turn the retired ``guided_*`` members into ``structured_outputs``."""
+    if not _GUIDED.keys() & request.extra.keys():
+        return request
+    extra = dict(request.extra)
+    outputs: dict[str, JSON] = {}
+    for old, new in _GUIDED.items():
+        value = extra.pop(old, None)
+        if value is not None:
+            outputs[new] = value
+    extra["structured_outputs"] = {**outputs, **(extra.get("structured_outputs") or {})}
+    return msgspec.structs.replace(request, extra=extra)
