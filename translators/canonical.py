@@ -279,7 +279,6 @@ class Request(msgspec.Struct):
     tools: list[Tool] = []
     tool_choice: ToolChoice | None = None
     max_output_tokens: JSON = None
-    n: int = 1
     logprobs: bool = False
     top_logprobs: JSON = None
     format: OutputFormat | None = None

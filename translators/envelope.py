@@ -64,17 +64,19 @@ def error_of(value: JSON, status: int, params: Mapping[str, str]) -> ErrorInfo:
     kind = members.get("type")
     if not isinstance(kind, str) or not kind.islower() or " " in kind:
         kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    param = members.get("param")
+    if isinstance(param, str):
+        param = rename_param(param, params)
     if _OVERFLOW.search(message) and status in (400, 413, 422):
-        code = "context_length_exceeded"
+        code, param = "context_length_exceeded", "items"
     if status == 404 and "model" in message and "exist" in message:
         code = "model_not_found"
-    param = members.get("param")
     return ErrorInfo(
         message=message[:_LONGEST_MESSAGE],
         status=status,
         type=kind,
         code=code if isinstance(code, str) and code else _CODES.get(status),
-        param=rename_param(param, params) if isinstance(param, str) else None,
+        param=param if isinstance(param, str) else None,
     )
 
 

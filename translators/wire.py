@@ -24,6 +24,9 @@ _decode = msgspec.json.Decoder().decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encoder = msgspec.json.Encoder()
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
+_JSON_NAMES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+_TYPE_NAME = re.compile(rf"\b(?:{'|'.join(_JSON_NAMES)})\b")
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
 
 encode = _encoder.encode
@@ -165,6 +168,9 @@ def open_as(
         match = _AT_PATH.match(str(error))
         what, tail = (match["what"], match["path"] or "") if match else (str(error), "")
         param = (path + tail).removeprefix(".")
+        if missing := _MISSING.match(what):
+            param = f"{param}.{missing['name']}".removeprefix(".")
+            raise fault(f"Missing required parameter: '{param}'.", param=param) from error
         raise fault(f"Invalid '{param}': {_sentence(what)}.", param=param) from error
 
 
@@ -193,5 +199,5 @@ def kind_of(value: JSON) -> str:
 
 
 def _sentence(text: str) -> str:
-    text = text.replace("`", "'").replace("Object missing", "the object misses the")
+    text = _TYPE_NAME.sub(lambda match: _JSON_NAMES[match[0]], text.replace("`", "'"))
     return text[:1].lower() + text[1:]

@@ -16,23 +16,29 @@ from translators.canonical import (
 )
 from translators.chat import schema
 from translators.chat.content import read_content
+from translators.chat.fates import REQUEST
 from translators.chat.tools import (
     read_format,
     read_functions,
     read_tool_choice,
     read_tools,
+    read_web_search,
     write_format,
     write_tools,
 )
 from translators.chat.turns import write_messages
 from translators.context import Context
 from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
+from translators.fates import Fate, with_fate
 from translators.names import ToolNames
 from translators.wire import JSON, encode, extra_of, known_members, open_as
 
 _REQUEST_MEMBERS = known_members(schema.CreateChatCompletion)
 _MESSAGE_MEMBERS = known_members(schema.Message)
-_UNSAYABLE = ("audio", "prediction", "web_search_options")
+_REFUSED = with_fate(REQUEST, Fate.REFUSED)
+_LOST = with_fate(REQUEST, Fate.LOST)
+_NEUTRAL: dict[str, JSON] = {"modalities": ["text"], "n": 1}
+"""Values of refused members that ask for nothing."""
 
 
 def read_request(body: dict[str, JSON], ctx: Context) -> Request:
@@ -40,31 +46,33 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
 
     Raises:
         MalformedRequest: The body breaks the schema.
-        UnsupportedFeature: It asks for audio output, predictions or hosted web search.
+        UnsupportedFeature: It asks for several choices or for audio output.
     """
     wire = open_as(schema.CreateChatCompletion, body, "")
-    for name in _UNSAYABLE:
+    for name, why in _REFUSED.items():
+        if body.get(name) not in (None, _NEUTRAL.get(name)):
+            raise UnsupportedFeature(f"'{name}': {why}.", param=name)
+    for name, why in _LOST.items():
         if body.get(name) is not None:
-            raise UnsupportedFeature(
-                f"'{name}' cannot be translated for this upstream.", param=name
-            )
-    if wire.modalities is not None and wire.modalities != ["text"]:
-        raise UnsupportedFeature("Only text output can be translated.", param="modalities")
+            ctx.lose(name, why)
     items: list[Item] = []
     for i, message in enumerate(wire.messages):
         items += _read_message(message, f"messages[{i}]", items)
     extra = extra_of(body, _REQUEST_MEMBERS)
-    knobs = {name: extra.pop(name) for name in schema.KNOBS & extra.keys()}
+    knobs = {name: extra.pop(name) for name in [*extra] if name in schema.KNOBS}
     limit = wire.max_tokens if wire.max_completion_tokens is None else wire.max_completion_tokens
     options = wire.stream_options or schema.StreamOptions()
     return Request(
         model=wire.model,
         items=items,
-        tools=read_tools(wire.tools or ()) + read_functions(wire.functions or ()),
+        tools=[
+            *read_tools(wire.tools or ()),
+            *read_functions(wire.functions or ()),
+            *read_web_search(wire.web_search_options),
+        ],
         tool_choice=read_tool_choice(wire.tool_choice)
         or read_tool_choice(wire.function_call, "function_call"),
         max_output_tokens=limit,
-        n=1 if wire.n is None else wire.n,
         logprobs=bool(wire.logprobs),
         top_logprobs=wire.top_logprobs,
         format=read_format(wire.response_format),
@@ -174,8 +182,6 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         if isinstance(request.max_output_tokens, int):
             ctx.output_limit = request.max_output_tokens
         body[ctx.profile.token_limit_field] = request.max_output_tokens
-    if request.n != 1:
-        body["n"] = request.n
     if request.logprobs:
         body["logprobs"] = True
         if request.top_logprobs is not None:

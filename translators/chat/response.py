@@ -10,6 +10,7 @@ import msgspec
 from translators.canonical import (
     Item,
     Message,
+    Opaque,
     Reasoning,
     Refusal,
     Request,
@@ -299,6 +300,8 @@ def _write_message(output: Sequence[Item], ctx: Context) -> tuple[JSON, JSON]:
                             logprobs.setdefault("refusal", []).extend(part.logprobs)
             case ToolCall():
                 calls.append(write_call(item, ctx))
+            case Opaque(kind=kind):
+                ctx.lose("output", f"the upstream's item '{kind}' cannot be said")
     message: dict[str, JSON] = {
         "role": "assistant",
         "content": "".join(texts) if texts else None,

@@ -58,6 +58,17 @@ def read_functions(functions: Sequence[schema.FunctionDefinition]) -> list[Tool]
     return [_read_function(function, {}) for function in functions]
 
 
+def read_web_search(options: JSON) -> list[Tool]:
+    """``web_search_options`` as the hosted tool that it stands for."""
+    if not isinstance(options, dict):
+        return []
+    body = {"type": "web_search", **options}
+    match options.get("user_location"):
+        case {"type": str(kind), "approximate": {**place}}:
+            body["user_location"] = {"type": kind, **place}
+    return [HostedTool("web_search", body, "web_search_options")]
+
+
 def _flat_format(custom_format: JSON) -> JSON:
     """A custom tool's format as Responses has it: the grammar's members beside ``type``."""
     match custom_format:

@@ -22,7 +22,6 @@ from translators.errors import MalformedRequest, TranslationError, UnsupportedFe
 from translators.profiles import ReasoningAs
 from translators.responses import builtin, schema
 from translators.responses.content import read_content, write_input, write_output
-from translators.responses.history import is_readable, tell
 from translators.wire import JSON, encode, extra_of, known_members, open_as
 
 _CALL_PREFIXES = {
@@ -100,8 +99,6 @@ def read_item(body: JSON, path: str, fault: type[TranslationError] = MalformedRe
             return builtin.read_call(builtin.BY_CALL[kind], body, path, fault)
         case str() if kind in builtin.BY_OUTPUT:
             return builtin.read_output(builtin.BY_OUTPUT[kind], body, path)
-        case str() if is_readable(kind):
-            return tell(body)
         case str():
             return Opaque(Dialect.RESPONSES, kind, body, path)
     raise fault(f"Invalid '{path}': the item has neither a type nor a role.", param=path)
@@ -144,7 +141,7 @@ def write_input_items(items: Sequence[Item], ctx: Context) -> list[JSON]:
             case Message():
                 if item.name is not None:
                     ctx.lose("items", "Responses has no names of participants")
-                content = write_input(item.parts, item.role)
+                content = write_input(item.parts, item.role) or ""
                 message = {"type": "message", "role": item.role.value, "content": content}
                 written.append({**item.extra, **message})
             case Reasoning():

@@ -4,27 +4,19 @@ Spec: Responses, "Create a model response", request body.
 """
 
 from translators.canonical import (
-    HostedTool,
-    Item,
-    Message,
-    Opaque,
-    Reasoning,
     Request,
-    Role,
-    Text,
-    Tool,
-    ToolKind,
-    ToolResult,
 )
 from translators.context import Context
-from translators.errors import MalformedRequest, UnsupportedFeature
+from translators.errors import UnsupportedFeature
+from translators.fates import Fate, with_fate
 from translators.responses import schema
-from translators.responses.items import read_item, write_input_items
+from translators.responses.fates import REQUEST
+from translators.responses.inputs import read_input
+from translators.responses.items import write_input_items
 from translators.responses.tools import (
     echo_tool,
     read_format,
     read_tool_choice,
-    read_tools,
     write_format,
     write_tools,
 )
@@ -32,23 +24,9 @@ from translators.wire import JSON, extra_of, known_members, open_as
 
 _LOGPROBS = "message.output_text.logprobs"
 _SEALED = "reasoning.encrypted_content"
-_NEEDS_STATE = {
-    "previous_response_id": "No response is stored here; send the whole conversation as input.",
-    "conversation": "No conversation is stored here; send the whole conversation as input.",
-    "prompt": "No prompt template is stored here; send its text as instructions.",
-    "background": "Background mode needs a store, which this server has not.",
-}
-_WITHOUT_EFFECT = {
-    "access_programs": "no such program at this upstream",
-    "background_options": "no background mode",
-    "context_management": "the context is never compacted",
-    "image": "no image compression",
-    "moderation": "no moderation",
-}
-_CONSUMED = frozenset({"truncation", "max_tool_calls", "stream_options", "client_metadata"})
-_KNOWN = (
-    known_members(schema.CreateResponse) | _NEEDS_STATE.keys() | _WITHOUT_EFFECT.keys() | _CONSUMED
-)
+_REFUSED = with_fate(REQUEST, Fate.REFUSED)
+_LOST = with_fate(REQUEST, Fate.LOST)
+_KNOWN = known_members(schema.CreateResponse) | (REQUEST.keys() - schema.KNOBS)
 _CHAT_SAMPLING = {
     "stop": "a Responses upstream cannot stop at strings",
     "seed": "no place for it in Responses",
@@ -68,29 +46,28 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
         UnsupportedFeature: It needs state that is not kept here.
     """
     wire = open_as(schema.CreateResponse, body, "")
-    for name, why in _NEEDS_STATE.items():
+    for name, why in _REFUSED.items():
         if body.get(name):
-            raise UnsupportedFeature(why, param=name)
+            raise UnsupportedFeature(f"'{name}': {why}.", param=name)
     include = wire.include or []
     _record_losses(body, include, ctx)
-    items, tools = _read_input(wire)
-    _open_sealed(items, ctx)
+    given = read_input(wire, ctx)
     extra = extra_of(body, _KNOWN)
-    knobs = {name: extra.pop(name) for name in schema.KNOBS & extra.keys()}
+    knobs = {name: extra.pop(name) for name in [*extra] if name in schema.KNOBS}
     text = wire.text or schema.TextOptions()
     reasoning = wire.reasoning or schema.ReasoningOptions()
     wants_logprobs = _LOGPROBS in include or bool(wire.top_logprobs)
     return Request(
         model=wire.model,
-        items=items,
-        tools=tools,
+        items=given.items,
+        tools=given.tools,
         tool_choice=read_tool_choice(wire.tool_choice),
         max_output_tokens=wire.max_output_tokens,
         logprobs=wants_logprobs,
         top_logprobs=wire.top_logprobs if wants_logprobs else None,
         format=read_format(text.format),
-        verbosity=text.verbosity,
-        effort=reasoning.effort,
+        verbosity=given.verbosity or text.verbosity,
+        effort=given.effort or reasoning.effort,
         stream=bool(wire.stream),
         include_usage=True,
         metadata=wire.metadata,
@@ -102,7 +79,7 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
 
 
 def _record_losses(body: dict[str, JSON], include: list[str], ctx: Context) -> None:
-    for name, why in _WITHOUT_EFFECT.items():
+    for name, why in _LOST.items():
         if body.get(name):
             ctx.lose(name, why)
     if body.get("truncation") == "auto":
@@ -112,65 +89,6 @@ def _record_losses(body: dict[str, JSON], include: list[str], ctx: Context) -> N
         include = [value for value in include if value != _SEALED]
     if any(value != _LOGPROBS for value in include):
         ctx.lose("include", "only log-probs and encrypted reasoning can be included")
-
-
-def _read_input(wire: schema.CreateResponse) -> tuple[list[Item], list[Tool]]:
-    items: list[Item] = []
-    by_id: dict[str, Item] = {}
-    tools = read_tools(wire.tools or ())
-    if isinstance(wire.instructions, str) and wire.instructions:
-        items.append(Message(Role.SYSTEM, [Text(wire.instructions)]))
-    elif isinstance(wire.instructions, list):
-        items += [read_item(b, f"instructions[{i}]") for i, b in enumerate(wire.instructions)]
-    if isinstance(wire.input, str):
-        items.append(Message(Role.USER, [Text(wire.input)]))
-        return items, tools
-    for i, body in enumerate(wire.input):
-        item = read_item(body, f"input[{i}]")
-        if isinstance(body.get("id"), str):
-            by_id[body["id"]] = item
-        match item:
-            case Opaque(kind="additional_tools", param=path):
-                more = open_as(schema.AdditionalTools, body, path)
-                tools += read_tools(more.tools, f"{path}.tools")
-            case Opaque(kind="item_reference", param=path):
-                items.append(_referred(body, by_id, path))
-            case ToolResult(kind=ToolKind.TOOL_SEARCH):
-                found = open_as(schema.AdditionalTools, {"tools": [], **body}, f"input[{i}]")
-                tools += read_tools(found.tools, f"input[{i}].tools")
-                items.append(item)
-            case _:
-                items.append(item)
-    return items, _latest(tools)
-
-
-def _open_sealed(items: list[Item], ctx: Context) -> None:
-    """Give reasoning that we sealed its raw text back; a foreign blob stays closed."""
-    if ctx.seal is None:
-        return
-    for item in items:
-        if isinstance(item, Reasoning) and item.encrypted is not None and not item.content:
-            text = ctx.seal.open(item.encrypted)
-            if text is not None:
-                item.content, item.encrypted = [text], None
-
-
-def _referred(body: dict[str, JSON], by_id: dict[str, Item], path: str) -> Item:
-    item = by_id.get(body.get("id") or "")
-    if item is None or isinstance(item, Opaque):
-        raise MalformedRequest(
-            "No item with this id is in the input, and none is stored here.", param=f"{path}.id"
-        )
-    return item
-
-
-def _latest(tools: list[Tool]) -> list[Tool]:
-    """Tools without repetitions: what an item declares anew replaces what was declared before."""
-    found: dict[object, Tool] = {}
-    for i, tool in enumerate(tools):
-        key = i if isinstance(tool, HostedTool) else (tool.namespace, tool.name)
-        found[key] = tool
-    return list(found.values())
 
 
 def _echo(
@@ -183,7 +101,7 @@ def _echo(
     given = {name: value for name, value in body.items() if value is not None}
     text = dict(given.get("text") or {})
     text = {name: value for name, value in text.items() if value is not None}
-    text.setdefault("format", {"type": "text"})
+    text["format"] = _echo_format(text.get("format") or {"type": "text"})
     reasoning = given.get("reasoning")
     if reasoning is not None:
         reasoning = {"effort": None, "summary": None, **reasoning}
@@ -217,14 +135,22 @@ def _echo(
     }
 
 
+def _echo_format(text_format: dict[str, JSON]) -> dict[str, JSON]:
+    if text_format.get("type") != "json_schema":
+        return text_format
+    return {
+        **text_format,
+        "description": text_format.get("description"),
+        "strict": bool(text_format.get("strict")),
+    }
+
+
 def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
     """A canonical request as a Responses one, which the upstream is told not to store.
 
     Raises:
         UnsupportedFeature: An item, part or option cannot be said in Responses.
     """
-    if request.n != 1:
-        raise UnsupportedFeature("A Responses upstream gives one choice only.", param="n")
     body: dict[str, JSON] = {
         "model": request.model,
         "input": write_input_items(request.items, ctx),

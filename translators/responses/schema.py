@@ -156,6 +156,13 @@ class ReasoningOptions(msgspec.Struct):
     generate_summary: JSON = None
 
 
+class ConfigurationUpdate(msgspec.Struct):
+    """``configuration_update``: options that hold from here on."""
+
+    reasoning: ReasoningOptions | None = None
+    text: TextOptions | None = None
+
+
 class CreateResponse(msgspec.Struct):
     """The request body, but for members that only travel."""
 

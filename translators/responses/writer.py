@@ -169,7 +169,7 @@ class ResponsesWriter:
         flat = {name: nested[name] for name in ("message", "code", "param")}
         out += self._frame("error", {"error": nested, **flat})
         final = write_final(self._skeleton, response, self._ctx)
-        return out + self._frame("response.failed", {"response": final})
+        return out + self._frame("response.failed", {"response": final}) + DONE
 
     def _begin(self) -> ResponseStart:
         start = ResponseStart("", self._request.model, int(self._ctx.now()))

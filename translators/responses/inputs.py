@@ -1,0 +1,121 @@
+"""``input`` of Responses requests: items, and the tools and options that arrive as items.
+
+Spec: Responses, "Create a model response", ``input``.
+"""
+
+import msgspec
+
+from translators.canonical import (
+    HostedTool,
+    Item,
+    Message,
+    Opaque,
+    Reasoning,
+    Role,
+    Text,
+    Tool,
+    ToolKind,
+    ToolResult,
+)
+from translators.context import Context
+from translators.errors import MalformedRequest
+from translators.responses import schema
+from translators.responses.items import read_item
+from translators.responses.tools import read_tools
+from translators.wire import JSON, open_as
+
+
+class Input(msgspec.Struct):
+    """What a request's ``instructions``, ``input`` and ``tools`` come to.
+
+    ``effort`` and ``verbosity`` are those of the last ``configuration_update`` item, if any.
+    """
+
+    items: list[Item] = []
+    tools: list[Tool] = []
+    effort: JSON = None
+    verbosity: JSON = None
+
+
+def read_input(wire: schema.CreateResponse, ctx: Context) -> Input:
+    """Items and tools of a request.
+
+    Raises:
+        MalformedRequest: An item breaks its schema, or refers to one that is not there.
+    """
+    given = Input(tools=read_tools(wire.tools or ()))
+    if isinstance(wire.instructions, str) and wire.instructions:
+        given.items.append(Message(Role.SYSTEM, [Text(wire.instructions)]))
+    elif isinstance(wire.instructions, list):
+        given.items += [read_item(b, f"instructions[{i}]") for i, b in enumerate(wire.instructions)]
+    if isinstance(wire.input, str):
+        given.items.append(Message(Role.USER, [Text(wire.input)]))
+    else:
+        _read_items(wire.input, given)
+    given.tools = _latest(given.tools)
+    _open_sealed(given.items, ctx)
+    return given
+
+
+def _read_items(bodies: list[JSON], given: Input) -> None:
+    by_id: dict[str, Item] = {}
+    for i, body in enumerate(bodies):
+        path = f"input[{i}]"
+        item = read_item(body, path)
+        if isinstance(body.get("id"), str):
+            by_id[body["id"]] = item
+        match item:
+            case Opaque(kind="additional_tools"):
+                _add_tools(body, path, given)
+            case Opaque(kind="configuration_update"):
+                _configure(body, path, given)
+            case Opaque(kind="item_reference"):
+                given.items.append(_referred(item, by_id))
+            case ToolResult(kind=ToolKind.TOOL_SEARCH):
+                _add_tools(body, path, given)
+                given.items.append(item)
+            case _:
+                given.items.append(item)
+
+
+def _add_tools(body: dict[str, JSON], path: str, given: Input) -> None:
+    found = open_as(schema.AdditionalTools, {"tools": [], **body}, path)
+    given.tools += read_tools(found.tools, f"{path}.tools")
+
+
+def _configure(body: dict[str, JSON], path: str, given: Input) -> None:
+    update = open_as(schema.ConfigurationUpdate, body, path)
+    if update.reasoning is not None and update.reasoning.effort is not None:
+        given.effort = update.reasoning.effort
+    if update.text is not None and update.text.verbosity is not None:
+        given.verbosity = update.text.verbosity
+
+
+def _referred(reference: Opaque, by_id: dict[str, Item]) -> Item:
+    item = by_id.get(reference.body.get("id") or "")
+    if item is None or isinstance(item, Opaque):
+        raise MalformedRequest(
+            "No item with this id is in the input, and none is stored here.",
+            param=f"{reference.param}.id",
+        )
+    return item
+
+
+def _latest(tools: list[Tool]) -> list[Tool]:
+    """Tools without repetitions: what an item declares anew replaces what was declared before."""
+    found: dict[object, Tool] = {}
+    for i, tool in enumerate(tools):
+        key = i if isinstance(tool, HostedTool) else (tool.namespace, tool.name)
+        found[key] = tool
+    return list(found.values())
+
+
+def _open_sealed(items: list[Item], ctx: Context) -> None:
+    """Give reasoning that we sealed its raw text back; a foreign blob stays closed."""
+    if ctx.seal is None:
+        return
+    for item in items:
+        if isinstance(item, Reasoning) and item.encrypted is not None and not item.content:
+            text = ctx.seal.open(item.encrypted)
+            if text is not None:
+                item.content, item.encrypted = [text], None
