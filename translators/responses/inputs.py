@@ -20,6 +20,7 @@ from translators.canonical import (
 from translators.context import Context
 from translators.errors import MalformedRequest
 from translators.responses import schema
+from translators.responses.history import is_readable, tell
 from translators.responses.items import read_item
 from translators.responses.tools import read_tools
 from translators.wire import JSON, open_as
@@ -62,8 +63,10 @@ def _read_items(bodies: list[JSON], given: Input) -> None:
     for i, body in enumerate(bodies):
         path = f"input[{i}]"
         item = read_item(body, path)
+        if isinstance(item, Opaque) and is_readable(item.kind):
+            item = tell(body)
         if isinstance(body.get("id"), str):
-            by_id[body["id"]] = item
+            by_id.setdefault(body["id"], item)
         match item:
             case Opaque(kind="additional_tools"):
                 _add_tools(body, path, given)

@@ -1,0 +1,107 @@
+"""The official SDK reads our streams and ends with what a whole reply says."""
+
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from tests import golden
+from tests.golden import Case
+from tests.oracle.responses_stream import check_responses_stream
+from translators.canonical import StopReason
+from translators.events import fold
+from translators.wire import JSON, decode_object
+
+_CASES = [c for c in golden.find_cases() if c.has_stream and not c.facts.known_gap]
+RESPONSES = [pytest.param(case, id=case.id) for case in _CASES if case.caller == "responses"]
+CHAT = [
+    pytest.param(case, id=case.id)
+    for case in _CASES
+    # The SDK's accumulator knows function calls only.
+    if case.caller == "chat" and b'"custom"' not in case.golden("caller.stream.sse")
+]
+
+
+def client_of(stream: bytes) -> openai.OpenAI:
+    """A client whose server answers everything with this stream."""
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=stream)
+
+    return openai.OpenAI(
+        api_key="none",
+        base_url="http://upstream.invalid/v1",
+        http_client=httpx2.Client(transport=httpx2.MockTransport(answer)),
+        max_retries=0,
+    )
+
+
+def said(document: JSON) -> JSON:
+    """A document without nulls."""
+    if isinstance(document, dict):
+        return {name: said(v) for name, v in document.items() if v is not None}
+    if isinstance(document, list):
+        return [said(v) for v in document]
+    return document
+
+
+@pytest.mark.parametrize("case", RESPONSES)
+def test_responses_stream(case: Case) -> None:
+    stream = case.golden("caller.stream.sse")
+    expected = check_responses_stream(stream)
+    with client_of(stream) as client:
+        if expected["status"] == "failed":
+            with pytest.raises(openai.APIError, match=r".") as caught:
+                list(client.responses.create(model="m", input="x", stream=True))
+            assert expected["error"]["message"] == caught.value.message
+            return
+        events: list[Any] = list(client.responses.create(model="m", input="x", stream=True))
+        assert said(expected) == said(events[-1].response.to_dict(exclude_unset=True))
+        if expected["status"] != "completed":
+            return
+        with client.responses.stream(model="m", input="x") as accumulator:
+            final = accumulator.get_final_response()
+    assert expected["id"] == final.id
+    assert said(expected["output"]) == said(
+        [item.to_dict(exclude_unset=True) for item in final.output]
+    )
+    assert text_of(expected) == final.output_text
+
+
+def text_of(response: JSON) -> str:
+    return "".join(
+        part["text"]
+        for item in response["output"]
+        if item["type"] == "message"
+        for part in item["content"]
+        if part["type"] == "output_text"
+    )
+
+
+@pytest.mark.parametrize("case", CHAT)
+def test_chat_stream(case: Case) -> None:
+    translation = case.begin()
+    response = fold(golden.read_events(case, translation))
+    options = decode_object(case.read(golden.REQUEST)).get("stream_options") or {}
+    expected = translation.write(response)
+    with client_of(case.golden("caller.stream.sse")) as client:
+        with client.chat.completions.stream(model="m", messages=[]) as accumulator:
+            if response.error is not None:
+                with pytest.raises(openai.APIError) as caught:
+                    accumulator.get_final_completion()
+                assert response.error.message == caught.value.message
+                return
+            try:
+                final = accumulator.get_final_completion()
+            except openai.LengthFinishReasonError as error:
+                assert response.stop is StopReason.LENGTH
+                final = error.completion
+    if not options.get("include_usage"):
+        del expected["usage"]
+    actual = final.to_dict(exclude_unset=True)
+    for call in actual["choices"][0]["message"].get("tool_calls") or ():
+        del call["index"]
+    message = expected["choices"][0]["message"]
+    message["content"] = message["content"] or ""  # the first chunk says so
+    assert said(expected) == said(actual)

@@ -1,0 +1,154 @@
+"""What holds for every stream case beside its golden."""
+
+import random
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+import pytest
+
+from tests import golden
+from tests.golden import Case
+from tests.oracle.chat_stream import check_chat_stream
+from tests.oracle.responses_stream import check_responses_stream
+from translators.events import fold
+from translators.wire import JSON, decode, decode_object
+
+_CASES = [c for c in golden.find_cases() if c.has_stream and not c.facts.known_gap]
+STREAMS = [pytest.param(case, id=case.id) for case in _CASES]
+RESPONSES = [pytest.param(case, id=case.id) for case in _CASES if case.caller == "responses"]
+CUTTINGS = 3
+"""How many random ways each stream is cut."""
+
+
+def run(case: Case, pieces: Iterable[bytes]) -> bytes:
+    stream = case.begin().stream()
+    return b"".join([stream.feed(piece) for piece in pieces]) + stream.finish()
+
+
+def cut(body: bytes, rng: random.Random) -> list[bytes]:
+    places = sorted(rng.sample(range(len(body) + 1), min(len(body), 12)))
+    return [body[a:b] for a, b in pairwise([0, *places, len(body)])]
+
+
+def line_feeds(stream: bytes) -> bytes:
+    return stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def bare(item: JSON) -> JSON:
+    """An item as Codex replays it."""
+    return {name: value for name, value in item.items() if name not in ("id", "status")}
+
+
+def check(case: Case, stream: bytes) -> None:
+    if case.caller == "responses":
+        check_responses_stream(stream)
+    else:
+        options = decode_object(case.read(golden.REQUEST)).get("stream_options") or {}
+        check_chat_stream(stream, wants_usage=bool(options.get("include_usage")))
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_output_does_not_depend_on_the_pieces(case: Case) -> None:
+    body = case.read(golden.STREAM)
+    whole = run(case, [body])
+    assert whole == run(case, (body[i : i + 1] for i in range(len(body))))
+    rng = random.Random(case.id)
+    for _ in range(CUTTINGS):
+        assert whole == run(case, cut(body, rng))
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_output_does_not_depend_on_the_line_ends(case: Case) -> None:
+    body = line_feeds(case.read(golden.STREAM))
+    whole = run(case, [body])
+    rng = random.Random(case.id)
+    for line_end in (b"\r\n", b"\r"):
+        other = body.replace(b"\n", line_end)
+        assert whole == run(case, [other])
+        assert whole == run(case, cut(other, rng))
+        assert whole == run(case, (other[i : i + 1] for i in range(len(other))))
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_events_are_legal(case: Case) -> None:
+    fold(golden.read_events(case, case.begin()))
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_output_keeps_the_rules(case: Case) -> None:
+    check(case, case.golden("caller.stream.sse"))
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_a_cut_stream_keeps_the_rules(case: Case) -> None:
+    body = case.read(golden.STREAM)
+    rng = random.Random(case.id)
+    for end in (0, *(rng.randint(0, len(body)) for _ in range(10))):
+        check(case, run(case, [body[:end]]))
+
+
+@pytest.mark.parametrize("case", RESPONSES)
+def test_output_equals_that_of_a_whole_reply(case: Case) -> None:
+    """The reply that the folded events give is the stream's terminal response."""
+    final = check_responses_stream(case.golden("caller.stream.sse"))
+    translation = case.begin()
+    response = fold(golden.read_events(case, translation))
+    if response.error is None:
+        assert final == translation.write(response)
+
+
+@pytest.mark.parametrize("form", [dict, bare], ids=["as-it-is", "bare"])
+@pytest.mark.parametrize("case", RESPONSES)
+def test_output_is_accepted_as_the_next_input(case: Case, form: Callable[[JSON], JSON]) -> None:
+    """A produced ``output``, sent back as ``input``, is the assistant's turn with all it said."""
+    output = check_responses_stream(case.golden("caller.stream.sse"))["output"]
+    request = decode_object(case.read(golden.REQUEST))
+    before = request["input"]
+    if isinstance(before, str):
+        before = [{"role": "user", "content": before}]
+    first = case.translation().request(request)["messages"]
+    results = [
+        {"type": "function_call_output", "call_id": item["call_id"], "output": "Done."}
+        for item in output
+        if item["type"] == "function_call"
+    ]
+    request["input"] = [*before, *(form(item) for item in output), *results]
+    turns = case.translation().request(request)["messages"][len(first) :]
+    assert len(results) == [turn["role"] for turn in turns].count("tool")
+    assert said_in(output) == said_by([turn for turn in turns if turn["role"] == "assistant"])
+
+
+def said_in(output: list[JSON]) -> JSON:
+    """Texts without white space, and calls, of Responses items."""
+    parts = [part for item in output for part in item.get("content", ()) if "content" in item]
+    thoughts = [part for item in output for part in item.get("summary", ())]
+    raw = [part for part in parts if part["type"] == "reasoning_text"]
+    said = [p.get("text", p.get("refusal")) for p in parts if p["type"] != "reasoning_text"]
+    calls = [
+        (item["call_id"], item["arguments"])
+        for item in output
+        if item["type"] == "function_call"
+    ]
+    return squeeze(said), squeeze([part["text"] for part in raw or thoughts]), calls
+
+
+def said_by(turns: list[JSON]) -> JSON:
+    """The same of Chat messages."""
+    calls = [
+        (call["id"], unwrap(call["function"]["arguments"]))
+        for turn in turns
+        for call in turn.get("tool_calls", ())
+    ]
+    said = [turn["content"] or "" for turn in turns]
+    thoughts = [turn.get("reasoning", turn.get("reasoning_content", "")) for turn in turns]
+    return squeeze(said), squeeze(thoughts), calls
+
+
+def unwrap(arguments: str) -> str:
+    """A call's arguments, also where broken ones are sent inside an object."""
+    value = decode(arguments.encode())
+    return str(value["_raw"]) if value.keys() == {"_raw"} else arguments
+
+
+def squeeze(texts: Iterable[str]) -> str:
+    return "".join("".join(texts).split())
