@@ -6,7 +6,7 @@ Spec: "Error codes", ``{"error": {"message", "type", "param", "code"}}``.
 import re
 from collections.abc import Mapping
 
-from translators.errors import ErrorInfo, TranslationError, UpstreamProtocolError
+from translators.errors import CallerError, ErrorInfo, TranslationError, UpstreamProtocolError
 from translators.wire import JSON, decode
 
 _TYPES = {
@@ -62,7 +62,7 @@ def error_of(value: JSON, status: int, params: Mapping[str, str]) -> ErrorInfo:
     if status < 400:
         status = code if isinstance(code, int) and 400 <= code < 600 else 502
     kind = members.get("type")
-    if not isinstance(kind, str) or not kind.islower() or " " in kind:
+    if not isinstance(kind, str) or not kind.islower() or " " in kind or kind == "error":
         kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     param = members.get("param")
     if isinstance(param, str):
@@ -107,8 +107,12 @@ def write_error(error: ErrorInfo, params: Mapping[str, str]) -> dict[str, JSON]:
 
 
 def info_of(error: TranslationError) -> ErrorInfo:
-    """A translation error as one for the caller."""
-    return ErrorInfo(error.message, error.status, error.type, error.code, error.param)
+    """A translation error as one for the caller; a path in the upstream's body means nothing to it.
+
+    The message has that path.
+    """
+    param = error.param if isinstance(error, CallerError) else None
+    return ErrorInfo(error.message, error.status, error.type, error.code, param)
 
 
 def _path(loc: JSON) -> str | None:

@@ -1,11 +1,12 @@
 """A stream's translation: the upstream's bytes in, the caller's bytes out."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from translators.canonical import Usage
 from translators.codec import StreamReader, StreamWriter
 from translators.envelope import info_of
-from translators.errors import ErrorInfo, TranslationError
+from translators.errors import ErrorInfo, TranslationError, UpstreamProtocolError
 from translators.events import Event, ResponseEnd, ResponseFailed, UsageUpdate
 from translators.sse import Frame, SSEDecoder
 
@@ -36,8 +37,14 @@ class StreamTranslator:
         return self._read(frames)
 
     def finish(self) -> bytes:
-        """The frames that remain when the upstream's stream has ended."""
-        out = self._read(self._decoder.finish())
+        """The frames that remain when the upstream's stream has ended.
+
+        A last frame without its blank line counts if it can be read; else it was cut.
+        """
+        out = b""
+        with suppress(UpstreamProtocolError):
+            for frame in self._decoder.finish():
+                out += self._write(self._reader.feed(frame))
         if self.is_over:
             return out
         try:

@@ -92,7 +92,7 @@ class ChatReader:
                 raise UpstreamProtocolError("The upstream's stream ended before it began.")
             return self._end()
         chunk = decode(frame.data, UpstreamProtocolError)
-        if is_error(chunk, "choices"):
+        if is_error(chunk, "choices") or frame.event == "error":
             self._is_over = True
             return [ResponseFailed(error_of(chunk, 200, PARAMS))]
         if not isinstance(chunk, dict):

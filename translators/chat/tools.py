@@ -121,7 +121,11 @@ def write_tools(request: Request, names: ToolNames, ctx: Context) -> dict[str, J
         UnsupportedFeature: A tool cannot be offered by this upstream.
     """
     choice = request.tool_choice
-    tools = [tool for tool in request.tools if _is_sayable(tool, choice, ctx)]
+    if choice is not None and choice.hosted is not None:
+        raise UnsupportedFeature(
+            "The upstream cannot run the tool that has to be called.", param="tool_choice"
+        )
+    tools = [tool for tool in request.tools if _is_sayable(tool, ctx)]
     if choice is not None and choice.tools is not None and not ctx.profile.allowed_tools:
         allowed = {(tool.namespace, tool.name) for tool in choice.tools}
         if not choice.forced:
@@ -153,11 +157,10 @@ def _namespace(tool: Tool) -> str | None:
     return None if isinstance(tool, HostedTool) else tool.namespace
 
 
-def _is_sayable(tool: Tool, choice: ToolChoice | None, ctx: Context) -> bool:
+def _is_sayable(tool: Tool, ctx: Context) -> bool:
     if not isinstance(tool, HostedTool):
         return True
-    forced = choice is not None and choice.hosted is not None
-    if ctx.policy.hosted_tools is HostedTools.DROP and not forced:
+    if ctx.policy.hosted_tools is HostedTools.DROP:
         ctx.lose(tool.param, f"the upstream cannot run the tool '{tool.kind}'")
         return False
     raise UnsupportedFeature(

@@ -96,9 +96,7 @@ TOOLS: Table = {
     "namespace": Row(Fate.EMULATED, "its tools under flat names"),
     "programmatic_tool_calling": Row(Fate.POLICY),
     "shell": Row(Fate.EMULATED, "a function"),
-    "tool_search": Row(
-        Fate.EMULATED, "a function; a server's offers the deferred tools at once"
-    ),
+    "tool_search": Row(Fate.EMULATED, "a function; a server's offers the deferred tools at once"),
     "web_search": Row(Fate.POLICY),
     "web_search_2025_08_26": Row(Fate.POLICY),
     "web_search_preview": Row(Fate.POLICY),
