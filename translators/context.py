@@ -30,6 +30,7 @@ class Context:
         policy: What the operator decided.
         seal: Seals reasoning; ``None`` where blobs can be neither made nor read.
         wants_sealed: Whether the caller asked for sealed reasoning.
+        compacts: Whether the reply is to be a compaction of the conversation.
         losses: What the target dialect could not say, in order of discovery.
         caller_params: Canonical request members -> the caller's, where the names differ.
         tool_names: The request's tools under the names that the upstream sees.
@@ -54,6 +55,7 @@ class Context:
         self.public_model = public_model
         self.seal = seal
         self.wants_sealed = False
+        self.compacts = False
         self.losses: list[Loss] = []
         self.tool_names = ToolNames()
         self.caller_params: Mapping[str, str] = {}

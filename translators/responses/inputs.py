@@ -20,6 +20,7 @@ from translators.canonical import (
 from translators.context import Context
 from translators.errors import MalformedRequest
 from translators.responses import schema
+from translators.responses.compaction import read_compaction, read_trigger
 from translators.responses.history import is_readable, tell
 from translators.responses.items import read_item
 from translators.responses.tools import read_tools
@@ -52,13 +53,13 @@ def read_input(wire: schema.CreateResponse, ctx: Context) -> Input:
     if isinstance(wire.input, str):
         given.items.append(Message(Role.USER, [Text(wire.input)]))
     else:
-        _read_items(wire.input, given)
+        _read_items(wire.input, given, ctx)
     given.tools = _latest(given.tools)
     _open_sealed(given.items, ctx)
     return given
 
 
-def _read_items(bodies: list[JSON], given: Input) -> None:
+def _read_items(bodies: list[JSON], given: Input, ctx: Context) -> None:
     by_id: dict[str, Item] = {}
     for i, body in enumerate(bodies):
         path = f"input[{i}]"
@@ -72,6 +73,10 @@ def _read_items(bodies: list[JSON], given: Input) -> None:
                 _add_tools(body, path, given)
             case Opaque(kind="configuration_update"):
                 _configure(body, path, given)
+            case Opaque(kind="compaction"):
+                given.items.append(read_compaction(item, ctx))
+            case Opaque(kind="compaction_trigger"):
+                given.items.append(read_trigger(item, i == len(bodies) - 1, ctx))
             case Opaque(kind="item_reference"):
                 given.items.append(_referred(item, by_id))
             case ToolResult(kind=ToolKind.TOOL_SEARCH):

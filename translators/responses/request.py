@@ -10,6 +10,7 @@ from translators.context import Context
 from translators.errors import UnsupportedFeature
 from translators.fates import Fate, with_fate
 from translators.responses import schema
+from translators.responses.compaction import without_tools
 from translators.responses.fates import REQUEST
 from translators.responses.inputs import read_input
 from translators.responses.items import write_input_items
@@ -57,7 +58,7 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
     text = wire.text or schema.TextOptions()
     reasoning = wire.reasoning or schema.ReasoningOptions()
     wants_logprobs = _LOGPROBS in include or bool(wire.top_logprobs)
-    return Request(
+    request = Request(
         model=wire.model,
         items=given.items,
         tools=given.tools,
@@ -76,6 +77,7 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
         extra=extra,
         echo=_echo(body, wire, knobs),
     )
+    return without_tools(request) if ctx.compacts else request
 
 
 def _record_losses(body: dict[str, JSON], include: list[str], ctx: Context) -> None:
