@@ -48,7 +48,7 @@ _MARKER: Final = "finished"
 _TAIL_LINES: Final = 15
 
 
-class Unavailable(Exception):  # noqa: N818  (reads as what it says, and is not a fault)
+class Unavailable(Exception):
     """vLLM cannot be installed here; the message says why in one sentence."""
 
 
