@@ -125,9 +125,7 @@ def said_in(output: list[JSON]) -> JSON:
     raw = [part for part in parts if part["type"] == "reasoning_text"]
     said = [p.get("text", p.get("refusal")) for p in parts if p["type"] != "reasoning_text"]
     calls = [
-        (item["call_id"], item["arguments"])
-        for item in output
-        if item["type"] == "function_call"
+        (item["call_id"], item["arguments"]) for item in output if item["type"] == "function_call"
     ]
     return squeeze(said), squeeze([part["text"] for part in raw or thoughts]), calls
 

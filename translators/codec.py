@@ -33,6 +33,9 @@ class StreamWriter(Protocol):
     def feed(self, event: Event) -> bytes:
         """The frames of one event, possibly none."""
 
+    def heartbeat(self) -> bytes:
+        """A frame that means nothing but that the stream is alive."""
+
 
 @dataclass(frozen=True)
 class Codec:

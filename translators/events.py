@@ -206,10 +206,11 @@ class Assembler:
                 fold.pieces.append(event.text)
             case AnnotationAdded():
                 fold = self._open(event.index)
-                last = fold.item.parts[-1] if isinstance(fold.item, Message) else None
-                if not isinstance(last, Text):
-                    raise IllegalEvent(f"{event} does not fit {fold.item}")
-                last.annotations.append(event.annotation)
+                match fold.item:
+                    case Message(parts=[*_, Text() as last]):
+                        last.annotations.append(event.annotation)
+                    case item:
+                        raise IllegalEvent(f"{event} does not fit {item}")
             case PartEnd():
                 fold = self._open(event.index)
                 self._flush(fold)

@@ -60,6 +60,10 @@ class StreamTranslator:
         """The frames of a reply that came whole."""
         return self._write(events)
 
+    def heartbeat(self) -> bytes:
+        """A frame that means nothing but that the stream is alive; none after the end."""
+        return b"" if self.is_over else self._writer.heartbeat()
+
     def _read(self, frames: Iterable[Frame]) -> bytes:
         out = []
         for frame in frames:

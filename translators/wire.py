@@ -23,6 +23,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 _decode = msgspec.json.Decoder().decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encoder = msgspec.json.Encoder()
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 _JSON_NAMES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
@@ -54,7 +55,7 @@ def decode(body: bytes, fault: type[TranslationError] = MalformedRequest) -> JSO
     """
     try:
         return _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         return _decode_leniently(body, error, fault)
 
 
@@ -116,7 +117,7 @@ def peek(body: bytes) -> Peek:
     """
     try:
         return _peek(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         value = decode_object(body)
         return Peek(value.get("model"), value.get("stream"))
 
@@ -134,7 +135,7 @@ def splice(body: bytes, members: Mapping[str, JSON], defaults: Mapping[str, JSON
     """
     try:
         raw: dict[str, JSON] = dict(_decode_members(body))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         raw = decode_object(body)
     for name, value in defaults.items():
         raw.setdefault(name, value)

@@ -85,21 +85,22 @@ def test_chat_stream(case: Case) -> None:
     response = fold(golden.read_events(case, translation))
     options = decode_object(case.read(golden.REQUEST)).get("stream_options") or {}
     expected = translation.write(response)
-    with client_of(case.golden("caller.stream.sse")) as client:
-        with client.chat.completions.stream(model="m", messages=[]) as accumulator:
-            if response.error is not None:
-                with pytest.raises(openai.APIError) as caught:
-                    accumulator.get_final_completion()
-                assert response.error.message == caught.value.message
-                return
-            try:
-                final = accumulator.get_final_completion()
-            except openai.LengthFinishReasonError as error:
-                assert response.stop is StopReason.LENGTH
-                final = error.completion
+    with (
+        client_of(case.golden("caller.stream.sse")) as client,
+        client.chat.completions.stream(model="m", messages=[]) as accumulator,
+    ):
+        if response.error is not None:
+            with pytest.raises(openai.APIError) as caught:
+                accumulator.get_final_completion()
+            assert response.error.message == caught.value.message
+            return
+        try:
+            actual: JSON = accumulator.get_final_completion().to_dict(exclude_unset=True)
+        except openai.LengthFinishReasonError as error:
+            assert response.stop is StopReason.LENGTH
+            actual = error.completion.to_dict(exclude_unset=True)
     if not options.get("include_usage"):
         del expected["usage"]
-    actual = final.to_dict(exclude_unset=True)
     for call in actual["choices"][0]["message"].get("tool_calls") or ():
         del call["index"]
     message = expected["choices"][0]["message"]

@@ -6,9 +6,10 @@ Reference: OpenAI API reference, "Chat", and vLLM's "OpenAI-compatible server", 
 
 from functools import partial
 
+from translators.chat.reader import ChatReader
 from translators.chat.request import read_request, write_request
 from translators.chat.response import PARAMS, WRITE_PARAMS, read_response, write_response
-from translators.chat.stream import ChatReader, ChatWriter
+from translators.chat.writer import ChatWriter
 from translators.codec import Codec
 from translators.dialect import Dialect
 from translators.envelope import read_error, write_error

@@ -107,6 +107,10 @@ class CompactingWriter:
         self._ctx = ctx
         self._assembler = Assembler()
 
+    def heartbeat(self) -> bytes:
+        """The writer's own."""
+        return self._writer.heartbeat()
+
     def feed(self, event: Event) -> bytes:
         """The frames of one event: none for items, until the end.
 

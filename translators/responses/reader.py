@@ -124,6 +124,7 @@ class ResponsesReader:
             self._begin_part(body, events)
         elif kind == "response.output_text.annotation.added":
             item = self._find(body, Message(Role.ASSISTANT, []), events)
+            events.append(TextDelta(item.index, ""))
             events.append(AnnotationAdded(item.index, body.get("annotation")))
         elif kind in _TERMINAL:
             self._end(body.get("response") or {}, events)

@@ -136,7 +136,18 @@ class ResponsesWriter:
 
     # --- the response ----------------------------------------------------------------------
 
+    def heartbeat(self) -> bytes:
+        """A sign of life that clients count: they take no notice of comments.
+
+        Before the upstream has said anything it is the beginning of the response.
+        """
+        if not self._skeleton:
+            return self._start(ResponseStart("", "", int(self._ctx.now())))
+        return self._frame("response.in_progress", {"response": self._skeleton})
+
     def _start(self, event: ResponseStart) -> bytes:
+        if self._skeleton:
+            return b""
         self._skeleton = write_skeleton(
             self._ctx.new_id("resp"), event.created, event.model, self._request, self._ctx
         )

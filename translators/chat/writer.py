@@ -1,0 +1,138 @@
+"""Streams of Chat Completions to callers: events in, chunks out.
+
+Spec: Chat Completions, "The chat completion chunk object".
+"""
+
+from translators.canonical import (
+    Item,
+    Reasoning,
+    Request,
+    StopReason,
+    ToolCall,
+    Usage,
+)
+from translators.chat.response import (
+    WRITE_PARAMS,
+    nested_annotation,
+    reasoning_members,
+    write_call,
+    write_usage,
+)
+from translators.context import Context
+from translators.envelope import write_error
+from translators.events import (
+    AnnotationAdded,
+    ArgumentsDelta,
+    Event,
+    ItemStart,
+    PartEnd,
+    ReasoningDelta,
+    RefusalDelta,
+    ResponseEnd,
+    ResponseFailed,
+    ResponseStart,
+    TextDelta,
+    UsageUpdate,
+)
+from translators.sse import DONE, encode_frame
+from translators.wire import JSON, encode
+
+
+class ChatWriter:
+    """Writes events as chunks of one choice."""
+
+    def __init__(self, request: Request, ctx: Context) -> None:
+        """Make a writer for the reply to ``request``."""
+        self._request = request
+        self._ctx = ctx
+        self._base: dict[str, JSON] = {}
+        self._calls: dict[int, int] = {}
+        self._items: dict[int, Item] = {}
+        self._summaries: dict[int, bool] = {}
+        self._has_reasoned = False
+        self._gap = ""
+        self._usage: Usage | None = None
+
+    def feed(self, event: Event) -> bytes:
+        """The frames of one event, possibly none."""
+        match event:
+            case TextDelta(text=text, logprobs=logprobs):
+                if not text and not logprobs:
+                    return b""
+                probs = {"content": logprobs, "refusal": None} if logprobs else None
+                return self._chunk({"content": text}, logprobs=probs)
+            case ReasoningDelta():
+                return self._write_reasoning(event)
+            case ArgumentsDelta(index=index, text=text):
+                return self._write_arguments(index, text)
+            case RefusalDelta(text=text, logprobs=logprobs):
+                probs = {"content": None, "refusal": logprobs} if logprobs else None
+                return self._chunk({"refusal": text}, logprobs=probs)
+            case AnnotationAdded(annotation=annotation):
+                return self._chunk({"annotations": [nested_annotation(annotation)]})
+            case ItemStart(index=index, item=item):
+                self._items[index] = item
+                if isinstance(item, ToolCall):
+                    return self._start_call(index, item)
+                if isinstance(item, Reasoning) and self._has_reasoned:
+                    self._gap = "\n"
+            case PartEnd(index=index):
+                if isinstance(self._items.get(index), Reasoning) and self._has_reasoned:
+                    self._gap = "\n"
+            case ResponseStart():
+                return self._start(event)
+            case UsageUpdate(usage=usage):
+                self._usage = usage
+            case ResponseEnd():
+                return self._end(event)
+            case ResponseFailed(error=error):
+                return encode_frame(None, encode(write_error(error, WRITE_PARAMS)))
+        return b""
+
+    def heartbeat(self) -> bytes:
+        """A comment, which Chat clients skip."""
+        return b": alive\n\n"
+
+    def _start(self, event: ResponseStart) -> bytes:
+        self._base = {
+            "id": event.id,
+            "object": "chat.completion.chunk",
+            "created": event.created,
+            "model": self._ctx.public_model or event.model or self._request.model,
+        }
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def _chunk(self, delta: JSON, *, finish: str | None = None, logprobs: JSON = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return encode_frame(None, encode({**self._base, "choices": [choice]}))
+
+    def _write_reasoning(self, event: ReasoningDelta) -> bytes:
+        """Send the kind of reasoning that came first: the other one repeats it."""
+        first = self._summaries.setdefault(event.index, event.summary)
+        if first is not event.summary or not event.text:
+            return b""
+        self._has_reasoned = True
+        text, self._gap = self._gap + event.text, ""
+        return self._chunk(dict(reasoning_members(text, self._ctx)))
+
+    def _start_call(self, index: int, call: ToolCall) -> bytes:
+        position = self._calls[index] = len(self._calls)
+        return self._chunk({"tool_calls": [{"index": position, **write_call(call, self._ctx)}]})
+
+    def _write_arguments(self, index: int, text: str) -> bytes:
+        call: JSON = {"index": self._calls[index], "function": {"arguments": text}}
+        item = self._items[index]
+        if isinstance(item, ToolCall) and item.kind.value == "custom":
+            call = {"index": self._calls[index], "custom": {"input": text}}
+        return self._chunk({"tool_calls": [call]})
+
+    def _end(self, event: ResponseEnd) -> bytes:
+        stop = event.stop
+        if stop is StopReason.STOP and self._calls:
+            stop = StopReason.TOOL_CALLS
+        self._base = {**event.extra, **self._base}
+        last = self._chunk({}, finish=stop.value)
+        if self._request.include_usage and self._usage is not None:
+            usage = {**self._base, "choices": [], "usage": write_usage(self._usage)}
+            last += encode_frame(None, encode(usage))
+        return last + DONE
