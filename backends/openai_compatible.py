@@ -17,6 +17,7 @@ class HTTPReply:
     """An upstream's reply over httpx; see ``UpstreamReply``."""
 
     def __init__(self, response: httpx.Response, backend: str) -> None:
+        response.headers.encoding = "latin-1"  # one character for each byte, whatever they mean
         self._response = response
         self._backend = backend
 
@@ -103,8 +104,9 @@ class OpenAICompatibleBackend:
             url = httpx.URL(self._base_url + request.path)
             if len(self._urls) < 64:
                 self._urls[request.path] = url
-        headers = [(k, v) for k, v in request.headers if k not in self._headers]
-        headers += self._headers.items()
+        pairs = [(k, v) for k, v in request.headers if k not in self._headers]
+        pairs += self._headers.items()
+        headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in pairs]
         outgoing = httpx.Request(request.method, url, headers=headers, content=request.body)
         try:
             return HTTPReply(await self._transport.handle_async_request(outgoing), self._name)

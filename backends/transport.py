@@ -77,7 +77,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _rename(error, request) from error
         return httpx.Response(
-            reply.status, headers=list(reply.headers.items()), stream=_Stream(reply, request)
+            reply.status, headers=reply.raw_headers, stream=_Stream(reply, request)
         )
 
     async def aclose(self) -> None:

@@ -9,6 +9,7 @@ import structlog
 from litestar import Litestar, Request, Response, asgi, get
 from litestar.exceptions import HTTPException
 from litestar.handlers import ASGIRouteHandler
+from litestar.params import FromPath
 
 from backends.base import Backend
 from backends.errors import BackendError
@@ -16,12 +17,14 @@ from proxy.errors import info_of
 from proxy.exchange import Gateway
 from proxy.headers import to_upstream
 from proxy.routing import Router, Upstream, UpstreamRefused
-from proxy.settings import Settings
+from proxy.settings import Settings, secret_of
 from proxy.upstreams import build_upstreams
+from proxy.vault import Vault
 from translators import CODECS
 from translators.codec import Codec
+from translators.dialect import Dialect
 from translators.envelope import read_error, write_error
-from translators.errors import ErrorInfo
+from translators.errors import ErrorInfo, TranslationError
 from translators.wire import JSON, encode
 
 _log = structlog.get_logger("dragoman")
@@ -36,7 +39,8 @@ def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) 
     """
     upstreams = build_upstreams(settings) if upstreams is None else upstreams
     router = Router(upstreams, settings.models, int(time.time()))
-    gateway = Gateway(router, settings.policy, settings.server.max_body_bytes)
+    vault = Vault(secret_of(settings.server))
+    gateway = Gateway(router, settings.policy, settings.server, vault)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -52,6 +56,7 @@ def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) 
     return Litestar(
         route_handlers=[
             *(_generation(gateway, codec) for codec in CODECS.values()),
+            _generation(gateway, CODECS[Dialect.RESPONSES], compacts=True),
             _models(router),
             _model(router),
             _health,
@@ -70,17 +75,17 @@ def _paths(path: str) -> list[str]:
     return [f"/v1{path}", path]
 
 
-def _generation(gateway: Gateway, codec: Codec) -> ASGIRouteHandler:
+def _generation(gateway: Gateway, codec: Codec, *, compacts: bool = False) -> ASGIRouteHandler:
     """The endpoint of one dialect, below the framework's request and response classes.
 
     A response class would leave the upstream running when the caller goes away
     (litestar-org/litestar#3772), and costs more than the translation.
     """
 
-    @asgi(_paths(codec.path), copy_scope=False)
+    @asgi(_paths(codec.path + ("/compact" if compacts else "")), copy_scope=False)
     async def generate(scope: Any, receive: Any, send: Any) -> None:
         if scope["method"] == "POST":
-            await gateway.handle(codec, scope, receive, send)
+            await gateway.handle(codec, scope, receive, send, compacts=compacts)
             return
         upgrade = any(name == b"upgrade" for name, _ in scope["headers"])
         info = ErrorInfo(
@@ -103,7 +108,7 @@ def _models(router: Router) -> Any:
     async def list_models(request: Request[Any, Any, Any]) -> Response[JSON]:
         try:
             return _json({"object": "list", "data": await _entries(router, request)})
-        except (BackendError, UpstreamRefused) as error:
+        except (BackendError, UpstreamRefused, TranslationError) as error:
             return _failed(error)
 
     return list_models
@@ -111,10 +116,12 @@ def _models(router: Router) -> Any:
 
 def _model(router: Router) -> Any:
     @get(_paths("/models/{model:path}"))
-    async def retrieve_model(request: Request[Any, Any, Any], model: str) -> Response[JSON]:
+    async def retrieve_model(
+        request: Request[Any, Any, Any], model: FromPath[str]
+    ) -> Response[JSON]:
         try:
             entries = await _entries(router, request)
-        except (BackendError, UpstreamRefused) as error:
+        except (BackendError, UpstreamRefused, TranslationError) as error:
             return _failed(error)
         name = model.removeprefix("/")
         for entry in entries:
@@ -149,7 +156,7 @@ async def _entries(router: Router, request: Request[Any, Any, Any]) -> list[JSON
     return await router.models(to_upstream(request.scope["headers"], is_stream=False))
 
 
-def _failed(error: BackendError | UpstreamRefused) -> Response[JSON]:
+def _failed(error: BackendError | UpstreamRefused | TranslationError) -> Response[JSON]:
     if isinstance(error, UpstreamRefused):
         return _error(read_error(error.status, error.body, {}))
     return _error(info_of(error))
@@ -160,7 +167,7 @@ def _json(body: JSON, status: int = 200) -> Response[JSON]:
 
 
 def _error(info: ErrorInfo) -> Response[JSON]:
-    headers = {}
+    headers = {"allow": "GET"} if info.status == 405 else {}  # endpoints answer for themselves
     if info.retry_after_s is not None:
         headers["retry-after"] = str(info.retry_after_s)
     return Response(

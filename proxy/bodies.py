@@ -75,22 +75,58 @@ def decompress(body: bytes, content_encoding: str, limit_bytes: int) -> bytes:
     Raises:
         BodyError: An encoding is unknown, the body is damaged, or the result is too long.
     """
-    layers = [name.strip().lower() for name in content_encoding.split(",") if name.strip()]
-    layers = [name for name in layers if name != "identity"]
+    layers = _read_layers(content_encoding)
     if not layers and body.startswith(_ZSTD_MAGIC):
         layers = ["zstd"]
-    if len(layers) > _MOST_LAYERS:
-        raise BodyError(f"More than {_MOST_LAYERS} content encodings.", 415)
     for name in reversed(layers):
         body = _decompress_layer(body, name, limit_bytes)
     return body
+
+
+async def decompress_stream(
+    chunks: AsyncIterator[bytes], content_encoding: str
+) -> AsyncIterator[bytes]:
+    """A body that comes in pieces, each without its content encodings as soon as it is there.
+
+    Raises:
+        BodyError: An encoding is unknown, or the body is damaged.
+    """
+    layers = _read_layers(content_encoding)
+    openers = [_opener(name) for name in reversed(layers)]
+    async for chunk in chunks:
+        try:
+            for decompress_piece in openers:
+                chunk = decompress_piece(chunk)
+        except (zlib.error, zstandard.ZstdError) as error:
+            raise BodyError(f"The body is not valid {', '.join(layers)}.", 400) from error
+        if chunk:
+            yield chunk
+
+
+def _read_layers(content_encoding: str) -> list[str]:
+    names = [name.strip().lower() for name in content_encoding.split(",")]
+    layers = [name for name in names if name not in ("", "identity")]
+    if len(layers) > _MOST_LAYERS:
+        raise BodyError(f"More than {_MOST_LAYERS} content encodings.", 415)
+    return layers
+
+
+def _opener(name: str) -> Callable[[bytes], bytes]:
+    match name:
+        case "zstd":
+            return zstandard.ZstdDecompressor().decompressobj().decompress
+        case "gzip" | "x-gzip" | "deflate":
+            return zlib.decompressobj(32 + zlib.MAX_WBITS).decompress
+    raise _unknown(name)
 
 
 def _decompress_layer(body: bytes, name: str, limit_bytes: int) -> bytes:
     try:
         match name:
             case "zstd":
-                with zstandard.ZstdDecompressor().stream_reader(body) as reader:
+                with zstandard.ZstdDecompressor().stream_reader(
+                    body, read_across_frames=True
+                ) as reader:
                     plain = reader.read(limit_bytes + 1)
             case "gzip" | "x-gzip":
                 plain = _inflate(body, 16 + zlib.MAX_WBITS, limit_bytes)
@@ -100,10 +136,7 @@ def _decompress_layer(body: bytes, name: str, limit_bytes: int) -> bytes:
                 bits = zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
                 plain = _inflate(body, bits, limit_bytes)
             case _:
-                raise BodyError(
-                    f"Content encoding '{name}' is unknown here; zstd, gzip and deflate are known.",
-                    415,
-                )
+                raise _unknown(name)
     except (zlib.error, zstandard.ZstdError) as error:
         raise BodyError(f"The body is not valid {name}.", 400) from error
     if len(plain) > limit_bytes:
@@ -117,6 +150,12 @@ def _inflate(body: bytes, bits: int, limit_bytes: int) -> bytes:
     if not inflater.eof and len(plain) <= limit_bytes:
         raise zlib.error("incomplete")
     return plain
+
+
+def _unknown(name: str) -> BodyError:
+    return BodyError(
+        f"Content encoding '{name}' is unknown here; zstd, gzip and deflate are known.", 415
+    )
 
 
 def _too_large(limit_bytes: int) -> BodyError:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return asyncio.run(_check(_settings(options, rest)))
             case _:
                 return _serve(options, rest)
-    except (SettingsError, PortTaken, TranslationError) as error:
+    except (SettingsError, PortTaken, TranslationError, OSError) as error:
         print(f"dragoman: {error}", file=sys.stderr)  # noqa: T201 - the command's own voice
         return 2
     except KeyboardInterrupt:
@@ -86,7 +86,7 @@ def _settings(options: argparse.Namespace, vllm_args: Sequence[str]) -> Settings
             raise SettingsError("arguments after -- are for vLLM: name its model with --vllm")
         found[f"{vllm}.args"] = list(vllm_args)
     only_refines = not any(f"upstreams.{DEFAULT}.{name}" in found for name in ("url", "vllm.model"))
-    if path is None and only_refines and "OPENAI_BASE_URL" in os.environ:
+    if path is None and only_refines and os.environ.get("OPENAI_BASE_URL"):
         found[f"upstreams.{DEFAULT}.url"] = os.environ["OPENAI_BASE_URL"]
     if path is None and f"upstreams.{DEFAULT}.url" not in found:
         refined = [p for p in found if p.startswith(f"upstreams.{DEFAULT}.")]

@@ -1,9 +1,11 @@
 """One request's life: route, then relay or translate, and tell of it in one log line."""
 
 import asyncio
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -11,17 +13,31 @@ import structlog
 from backends.base import UpstreamReply, UpstreamRequest
 from backends.errors import BackendError
 from proxy import headers as pass_headers
-from proxy.bodies import BodyError, ClientGone, collect, decompress, read_body
+from proxy.bodies import (
+    BodyError,
+    ClientGone,
+    collect,
+    decompress,
+    decompress_stream,
+    read_body,
+)
 from proxy.errors import info_of
 from proxy.headers import Headers
+from proxy.heartbeat import Heartbeat
 from proxy.record import Record
 from proxy.routing import Route, Router
+from proxy.settings import Server
 from proxy.usage import UsageTap
 from translators import CODECS
 from translators.canonical import Response
 from translators.codec import Codec
-from translators.context import Context
-from translators.errors import ErrorInfo, TranslationError, UpstreamProtocolError
+from translators.context import Context, Seal
+from translators.errors import (
+    ErrorInfo,
+    MalformedRequest,
+    TranslationError,
+    UpstreamProtocolError,
+)
 from translators.events import fold
 from translators.profiles import Policy
 from translators.sse import SSEDecoder
@@ -34,27 +50,38 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 _REPLY_LIMIT_BYTES = 256 * 1024 * 1024
+_DRAIN_LIMIT_S = 0.1
 _ERROR_LIMIT_BYTES = 1024 * 1024
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _log = structlog.get_logger("dragoman")
 
 
 class Gateway:
     """Answers generation requests of one dialect after another; holds no state of its own."""
 
-    def __init__(self, router: Router, policy: Policy, max_body_bytes: int) -> None:
+    def __init__(
+        self, router: Router, policy: Policy, server: Server, seal: Seal | None = None
+    ) -> None:
         """Make a gateway.
 
         Args:
             router: Where requests go.
             policy: What the operator decided about translations.
-            max_body_bytes: Largest request body, after decompression.
+            server: Limits of requests and streams.
+            seal: Seals reasoning and summaries for the callers that keep them.
         """
         self.router = router
+        self.heartbeat_s = server.heartbeat_s
         self._policy = policy
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = server.max_body_bytes
+        self._seal = seal
 
-    async def handle(self, caller: Codec, scope: Any, receive: Receive, send: Send) -> None:
+    async def handle(
+        self, caller: Codec, scope: Any, receive: Receive, send: Send, *, compacts: bool = False
+    ) -> None:
         """Answer one request, as an ASGI application.
+
+        With ``compacts`` the conversation is not continued but summed up.
 
         While the upstream works, the caller is watched: if it goes away, the exchange is
         cancelled, which closes the upstream's connection, streamed or not.
@@ -77,16 +104,20 @@ class Gateway:
                 body = await read_body(receive, self._max_body_bytes)
                 watcher = asyncio.create_task(watch())
                 plain = decompress(body, exchange.content_encoding, self._max_body_bytes)
-                await exchange.run(plain)
+                await exchange.run(plain, compacts=compacts)
             except (TranslationError, BackendError, BodyError) as error:
                 await exchange.refuse(info_of(error))
         except ClientGone:
             exchange.record.outcome = "client_closed"
         except asyncio.CancelledError:
-            if not is_gone:
-                raise
             task.uncancel()
-            exchange.record.outcome = "client_closed"
+            if not is_gone:  # the process ends, and its patience did
+                stopping = "The proxy is shutting down."
+                await exchange.refuse(ErrorInfo(stopping, 503, code="shutting_down"))
+            exchange.record.outcome = "client_closed" if is_gone else "cancelled"
+        except Exception:
+            exchange.record.outcome = "error"
+            raise
         finally:
             if watcher is not None:
                 watcher.cancel()
@@ -100,6 +131,7 @@ class Gateway:
             profile=route.upstream.profile,
             policy=self._policy,
             public_model=route.public_model,
+            seal=self._seal,
         )
 
 
@@ -123,7 +155,7 @@ class Exchange:
         self._request_id = self._request_id or uuid.uuid4().hex
         self.record.request_id = self._request_id
 
-    async def run(self, body: bytes) -> None:
+    async def run(self, body: bytes, *, compacts: bool = False) -> None:
         """Answer the request with this body.
 
         Raises:
@@ -138,22 +170,27 @@ class Exchange:
         dialect = await route.upstream.dialect()
         self.record.upstream_dialect = dialect.value
         if dialect is self._caller.dialect:
-            await self._relay(body, route)
+            path = self._caller.path + ("/compact" if compacts else "")
+            await self._relay(body, route, path)
+        elif compacts:
+            await self._compact(body, route, CODECS[dialect])
         else:
             await self._translate(body, route, CODECS[dialect])
 
     # --- same dialect ----------------------------------------------------------------------
 
-    async def _relay(self, body: bytes, route: Route) -> None:
+    async def _relay(self, body: bytes, route: Route, path: str) -> None:
         members: dict[str, JSON] = dict(route.sets)
         if route.public_model is not None and route.upstream_model != route.public_model:
             members["model"] = route.upstream_model
         if members or route.defaults:
             body = splice(body, members, route.defaults)
-        reply = await self._call(route, self._caller.path, body)
+        reply = await self._call(route, path, body)
         tap = UsageTap()
         try:
             self.record.status = reply.status
+            if reply.status >= 400:
+                self.record.fail(self._caller.read_error(reply.status, b""))
             await self._start(reply.status, pass_headers.relayed(reply.headers))
             async for chunk in reply.chunks():
                 tap.feed(chunk)
@@ -176,7 +213,7 @@ class Exchange:
         headers = pass_headers.to_caller(reply.headers)
         try:
             if reply.status >= 400:
-                error, _ = translation.error(reply.status, await _whole(reply, _ERROR_LIMIT_BYTES))
+                error, _ = translation.error(reply.status, await _error_body(reply))
                 await self.refuse(error, headers)
             elif translation.is_stream:
                 await self._stream(reply, translation, headers)
@@ -184,6 +221,44 @@ class Exchange:
                 await self._reply(reply, translation, headers)
         finally:
             await reply.aclose()
+
+    async def _compact(self, body: bytes, route: Route, upstream: Codec) -> None:
+        """Have the conversation summed up, and answer with the summary alone.
+
+        Spec: Responses, "Compact a response".
+        """
+        document = decode_object(body)
+        if document.get("model") is None:
+            raise MalformedRequest("Missing required parameter: 'model'.", param="model")
+        given = document.get("input") or []
+        items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+        document |= {"input": [*items, {"type": "compaction_trigger"}], "stream": False}
+        ctx = self._gateway.context(route)
+        self.record.losses = ctx.losses
+        translation = Translation(self._caller, upstream, ctx)
+        renamed = None if route.public_model is None else route.upstream_model
+        outgoing = translation.request(document, upstream_model=renamed)
+        reply = await self._call(route, upstream.path, encode(outgoing))
+        try:
+            if reply.status >= 400:
+                error, _ = translation.error(reply.status, await _error_body(reply))
+                await self.refuse(error, pass_headers.to_caller(reply.headers))
+                return
+            response = await _read_response(reply, translation)
+        finally:
+            await reply.aclose()
+        self.record.usage = response.usage
+        resource = translation.write(response)
+        summary = {name: resource[name] for name in ("id", "created_at", "output", "usage")}
+        await self._answer({**summary, "object": "response.compaction"}, [])
+
+    async def _answer(self, document: JSON, headers: Headers) -> None:
+        body = encode(document)
+        self.record.status = 200
+        headers = [*pass_headers.JSON_TYPE, *headers, *self._loss_header()]
+        await self._start(200, headers, len(body))
+        await self._write(body)
+        await self._end()
 
     async def _reply(
         self, reply: UpstreamReply, translation: Translation, headers: Headers
@@ -193,12 +268,7 @@ class Exchange:
         if response.error is not None:
             await self.refuse(response.error, headers)
             return
-        body = encode(translation.write(response))
-        self.record.status = 200
-        headers = [*pass_headers.JSON_TYPE, *headers, *self._loss_header()]
-        await self._start(200, headers, len(body))
-        await self._write(body)
-        await self._end()
+        await self._answer(translation.write(response), headers)
 
     async def _stream(
         self, reply: UpstreamReply, translation: Translation, headers: Headers
@@ -206,14 +276,22 @@ class Exchange:
         translator = translation.stream()
         self.record.status = 200
         headers = [*pass_headers.STREAM, *headers, *self._loss_header()]
-        async for out in _translated(reply, translation, translator):
+
+        async def beat() -> None:
             if not self._has_started:
-                if translator.failure is not None:
-                    # Nothing is out yet, so the caller can be told by a status.
-                    await self.refuse(translator.failure)
-                    return
                 await self._start(200, headers)
-            await self._write(out)
+            await self._write(translator.heartbeat())
+
+        with Heartbeat(self._gateway.heartbeat_s, beat) as heartbeat:
+            async for out in _translated(reply, translation, translator):
+                heartbeat.touch()
+                if not self._has_started:
+                    if translator.failure is not None:
+                        # Nothing is out yet, so the caller can be told by a status.
+                        await self.refuse(translator.failure)
+                        return
+                    await self._start(200, headers)
+                await self._write(out)
         self.record.usage = translator.usage
         if translator.failure is not None:
             self.record.fail(translator.failure)
@@ -252,7 +330,7 @@ class Exchange:
         if not losses:
             return []
         text = "; ".join(f"{loss.param}: {loss.why}" for loss in losses)
-        return [(b"x-dragoman-loss", text.encode("ascii", "replace")[:4000])]
+        return [(b"x-dragoman-loss", _UNPRINTABLE.sub("?", text)[:4000].encode("ascii"))]
 
     async def _start(self, status: int, headers: Headers, length: int | None = None) -> None:
         self._has_started = True
@@ -272,13 +350,51 @@ class Exchange:
 
 
 async def _whole(reply: UpstreamReply, limit_bytes: int) -> bytes:
-    """A reply's whole body without content encodings, which some servers apply unasked."""
-    body = await collect(reply.chunks(), limit_bytes)
-    return decompress(body, reply.headers.get("content-encoding", ""), limit_bytes)
+    """A reply's whole body without content encodings, which some servers apply unasked.
+
+    Raises:
+        UpstreamProtocolError: It is too long, or damaged.
+    """
+    try:
+        body = await collect(reply.chunks(), limit_bytes)
+        return decompress(body, reply.headers.get("content-encoding", ""), limit_bytes)
+    except BodyError as error:
+        raise _unreadable(error) from error
+
+
+async def _error_body(reply: UpstreamReply) -> bytes:
+    """The body of an error, empty if it cannot be read: the status tells more than that."""
+    try:
+        return await _whole(reply, _ERROR_LIMIT_BYTES)
+    except (BackendError, UpstreamProtocolError):
+        return b""
+
+
+async def _frames(reply: UpstreamReply) -> AsyncIterator[bytes]:
+    """A stream's pieces without content encodings."""
+    encoding = reply.headers.get("content-encoding", "")
+    chunks = reply.chunks()
+    try:
+        async for chunk in decompress_stream(chunks, encoding) if encoding else chunks:
+            yield chunk
+    except BodyError as error:
+        raise _unreadable(error) from error
+
+
+async def _drain(pieces: AsyncIterator[bytes]) -> None:
+    """Read on to the end, which often comes after the last frame: the connection can be kept."""
+    with suppress(TimeoutError, BackendError, UpstreamProtocolError):
+        async with asyncio.timeout(_DRAIN_LIMIT_S):
+            async for _ in pieces:
+                pass
+
+
+def _unreadable(error: BodyError) -> UpstreamProtocolError:
+    return UpstreamProtocolError(f"The upstream's reply cannot be read. {error}")
 
 
 def _is_sse(reply: UpstreamReply) -> bool:
-    return reply.headers.get("content-type", "").startswith("text/event-stream")
+    return reply.headers.get("content-type", "").lower().startswith("text/event-stream")
 
 
 async def _read_response(reply: UpstreamReply, translation: Translation) -> Response:
@@ -305,13 +421,15 @@ async def _translated(
         if not _is_sse(reply):
             yield translator.replay(unfold(await _read_response(reply, translation)))
             return
-        async for chunk in reply.chunks():
+        frames = _frames(reply)
+        async for chunk in frames:
             if out := translator.feed(chunk):
                 yield out
             if translator.is_over:
+                await _drain(frames)
                 return
         if out := translator.finish():
             yield out
-    except (BackendError, TranslationError, BodyError) as error:
+    except (BackendError, TranslationError) as error:
         if out := translator.fail(info_of(error)):
             yield out

@@ -8,15 +8,16 @@ import structlog
 
 from backends.base import Backend, UpstreamRequest
 from backends.errors import BackendError
-from proxy.bodies import collect
+from proxy.bodies import BodyError, collect, decompress
 from proxy.settings import Model
 from translators import CODECS
 from translators.dialect import Dialect
-from translators.errors import CallerError, MalformedRequest
+from translators.errors import CallerError, MalformedRequest, UpstreamProtocolError
 from translators.profiles import Profile
-from translators.wire import JSON, decode
+from translators.wire import JSON, decode_object
 
 _LIST_LIMIT_BYTES = 16 * 1024 * 1024
+_PROBE_LIMIT_S = 5.0
 _log = structlog.get_logger(__name__)
 
 
@@ -56,19 +57,24 @@ class Upstream:
             async with self._asking:
                 if self._dialect is None:
                     self._dialect = await self._ask()
+                    if self._dialect is None:
+                        return Dialect.CHAT
                     _log.info("upstream speaks", upstream=self.name, dialect=self._dialect.value)
         return self._dialect
 
-    async def _ask(self) -> Dialect:
+    async def _ask(self) -> Dialect | None:
         """Send each endpoint an empty body: one that exists complains about the body.
 
         Chat comes first, because vLLM's own Responses endpoint loses more than a translation.
+        ``None`` if the server is not up yet, of which a gateway in front of it may tell.
         """
         for dialect in (Dialect.CHAT, Dialect.RESPONSES):
             headers = [("content-type", "application/json")]
             request = UpstreamRequest("POST", CODECS[dialect].path, headers, b"{}")
             reply = await self.backend.send(request)
             await reply.aclose()
+            if reply.status in (502, 503, 504):
+                return None
             if reply.status not in (404, 405, 501):
                 return dialect
         return Dialect.CHAT
@@ -150,16 +156,22 @@ class Router:
 
     async def probe(self) -> dict[str, str | None]:
         """Ask every upstream: name -> ``None`` if it answers, else why not."""
-        results = await asyncio.gather(
-            *(upstream.backend.probe() for upstream in self.upstreams.values()),
-            return_exceptions=True,
+        reasons = await asyncio.gather(
+            *(_why_not(upstream.backend) for upstream in self.upstreams.values())
         )
-        found: dict[str, str | None] = {}
-        for name, result in zip(self.upstreams, results, strict=True):
-            if isinstance(result, BaseException) and not isinstance(result, BackendError):
-                raise result
-            found[name] = None if result is None else str(result)
-        return found
+        return dict(zip(self.upstreams, reasons, strict=True))
+
+
+async def _why_not(backend: Backend) -> str | None:
+    """Why a backend does not answer, ``None`` if it does."""
+    try:
+        async with asyncio.timeout(_PROBE_LIMIT_S):
+            await backend.probe()
+    except BackendError as error:
+        return str(error)
+    except TimeoutError:
+        return "The upstream does not answer in time."
+    return None
 
 
 class UpstreamRefused(Exception):
@@ -177,15 +189,21 @@ async def list_models(backend: Backend, headers: Sequence[tuple[str, str]] = ())
     Raises:
         BackendError: The upstream does not answer.
         UpstreamRefused: It answers with an error.
+        UpstreamProtocolError: It answers with something else than a list of models.
     """
     reply = await backend.send(UpstreamRequest("GET", "/models", headers))
     try:
         body = await collect(reply.chunks(), _LIST_LIMIT_BYTES)
+        body = decompress(body, reply.headers.get("content-encoding", ""), _LIST_LIMIT_BYTES)
+    except BodyError as error:
+        raise UpstreamProtocolError(f"The upstream's list cannot be read. {error}") from error
     finally:
         await reply.aclose()
     if reply.status != 200:
         raise UpstreamRefused(reply.status, body)
-    listed = decode(body)
-    data = listed.get("data") if isinstance(listed, dict) else None
+    listed = decode_object(body, UpstreamProtocolError)
+    data = listed.get("data")
+    if "data" not in listed or not isinstance(data, list | None):  # Ollama says null for none
+        raise UpstreamProtocolError("The upstream's list of models has no array 'data'.")
     entries = [entry for entry in data or () if isinstance(entry, dict)]
     return [{k: v for k, v in e.items() if k not in ("root", "permission")} for e in entries]

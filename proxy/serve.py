@@ -1,12 +1,18 @@
 """The server process: socket, event loop, signals, and the words at its start."""
 
 import asyncio
+import math
+import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import structlog
 import uvicorn
+from litestar import Litestar
+from uvicorn.server import HANDLED_SIGNALS
 
 from proxy.app import create_app
 from proxy.settings import Settings, SettingsError
@@ -69,7 +75,32 @@ async def _serve(settings: Settings, choose: Choose, listener: socket.socket) ->
         listener.close()
         raise
     host, port = listener.getsockname()[:2]
-    config = uvicorn.Config(
+    _log.info("dragoman serves", url=_url(host, port), upstream=sentence)
+    server = _Server(server_config(app, settings))
+    await server.serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends on a signal, which uvicorn itself would raise again when it has ended."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in HANDLED_SIGNALS}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Let open requests end at the first signal, and not wait for them at the second."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def server_config(app: Litestar, settings: Settings) -> uvicorn.Config:
+    """How uvicorn runs the application."""
+    return uvicorn.Config(
         app,
         http="httptools",
         ws="none",
@@ -79,12 +110,9 @@ async def _serve(settings: Settings, choose: Choose, listener: socket.socket) ->
         server_header=False,
         headers=[("server", "dragoman")],
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(settings.server.drain_s),
+        timeout_graceful_shutdown=math.ceil(settings.server.drain_s),
         backlog=4096,
     )
-    _log.info("dragoman serves", url=_url(host, port), upstream=sentence)
-    server = uvicorn.Server(config)
-    await server.serve(sockets=[listener])
 
 
 def _url(host: str, port: int) -> str:

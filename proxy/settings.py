@@ -3,18 +3,31 @@
 import difflib
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Meta
 
+from backends.vllm_command import printable
 from translators.profiles import PROFILES, Policy, Profile
 from translators.wire import JSON
 
 DEFAULT = "default"
 """Name of the upstream that flags and ``DRAGOMAN_*`` variables describe."""
+
+_LOCAL = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
+
+
+Limit = Annotated[float, Meta(gt=0)]
+"""A duration in seconds."""
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class SettingsError(Exception):
@@ -28,13 +41,19 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         host: Address to listen on.
         port: TCP port; 0 takes a free one.
         max_body_bytes: Largest request body, after decompression.
+        heartbeat_s: Seconds of silence after which a translated stream shows that it is alive;
+            0 for never.
+        reasoning_key_env: Environment variable with the secret that seals reasoning and summaries;
+            without one they can be read until the proxy stops.
         drain_s: Seconds that open requests may take when the proxy stops.
     """
 
     host: str = "127.0.0.1"
-    port: int = 8080
-    max_body_bytes: int = 64 * 1024 * 1024
-    drain_s: float = 5.0
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    max_body_bytes: Annotated[int, Meta(ge=1)] = 64 * 1024 * 1024
+    drain_s: Annotated[float, Meta(ge=0)] = 5.0
+    heartbeat_s: Annotated[float, Meta(ge=0)] = 15.0
+    reasoning_key_env: str | None = None
 
 
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +73,7 @@ class VLLM(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     python: str | None = None
     args: list[str] = []
     env: dict[str, str] = {}
-    stall_timeout_s: float = 600.0
+    stall_timeout_s: Limit = 600.0
 
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,8 +100,8 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_env: str | None = None
     profile: str = "vllm"
     overrides: dict[str, JSON] = {}
-    connect_timeout_s: float = 10.0
-    read_timeout_s: float = 600.0
+    connect_timeout_s: Limit = 10.0
+    read_timeout_s: Limit = 600.0
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,13 +165,14 @@ def load(
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path}: {error}") from error
     for dotted, value in overrides.items():
-        _set(tree, dotted.split("."), value)
-    try:
-        settings = msgspec.convert(tree, Settings)
-    except msgspec.ValidationError as error:
-        raise SettingsError(_explain(error, path, text)) from error
-    where = _Place(path, text)
-    _check(settings, where, os.environ if environment is None else environment)
+        _set(tree, dotted.split("."), value, overrides)
+    place = _Place(path, text)
+    upstreams = tree.get("upstreams")
+    if isinstance(upstreams, dict):  # each for itself, since errors in a table lack its key
+        for name, upstream in upstreams.items():
+            _fill(Upstream, upstream, f"upstreams.{name}", place)
+    settings = _fill(Settings, tree, "", place)
+    _check(settings, place, os.environ if environment is None else environment)
     return settings
 
 
@@ -171,6 +191,13 @@ def key_of(upstream: Upstream, environment: Mapping[str, str] | None = None) -> 
     return (os.environ if environment is None else environment).get(upstream.key_env)
 
 
+def secret_of(server: Server, environment: Mapping[str, str] | None = None) -> str | None:
+    """The secret that seals what callers keep for us, ``None`` if none is set."""
+    if server.reasoning_key_env is None:
+        return None
+    return (os.environ if environment is None else environment).get(server.reasoning_key_env)
+
+
 def public(settings: Settings) -> JSON:
     """The settings without their secrets, for display."""
     tree = msgspec.to_builtins(settings)
@@ -179,6 +206,7 @@ def public(settings: Settings) -> JSON:
             upstream["key"] = "(hidden)"
         if upstream["vllm"] is not None:
             upstream["vllm"]["env"] = dict.fromkeys(upstream["vllm"]["env"], "(hidden)")
+            upstream["vllm"]["args"] = shlex.split(printable(upstream["vllm"]["args"]))
     return _without_none(tree)
 
 
@@ -190,10 +218,32 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _set(tree: dict[str, JSON], path: list[str], value: JSON) -> None:
+def _set(
+    tree: dict[str, JSON], path: list[str], value: JSON, overrides: Mapping[str, JSON]
+) -> None:
+    """Set one override; an upstream of another kind than the file's takes its place."""
     for name in path[:-1]:
-        tree = tree.setdefault(name, {})
+        below = tree.setdefault(name, {})
+        if not isinstance(below, dict):
+            return  # which is an error by itself
+        if ".".join(path) in (f"upstreams.{name}.url", f"upstreams.{name}.vllm.model"):
+            for kind in ("url", "vllm", "demo"):
+                if not any(p.startswith(f"upstreams.{name}.{kind}") for p in overrides):
+                    below.pop(kind, None)
+        tree = below
     tree[path[-1]] = value
+
+
+def _fill(cls: type[S], value: JSON, at: str, place: "_Place") -> S:
+    """Fill a Struct from the table at a dotted path.
+
+    Raises:
+        SettingsError: The table is wrong.
+    """
+    try:
+        return msgspec.convert(value, cls)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_explain(error, cls, at, place)) from error
 
 
 class _Place:
@@ -222,7 +272,9 @@ def find_line(text: str, dotted: str) -> int | None:
             table = header[1].replace('"', "")
             if line.lstrip().startswith("[["):
                 counts[table] = counts.get(table, -1) + 1
-                table = f"{table}.{counts[table]}"
+            for array, index in counts.items():
+                if f"{table}.".startswith(f"{array}."):
+                    table = f"{array}.{index}{table.removeprefix(array)}"
             path = table
         elif key := re.match(r"\s*([A-Za-z0-9_.\"-]+)\s*=", line):
             path = f"{table}.{key[1]}".lstrip(".").replace('"', "")
@@ -235,45 +287,48 @@ def find_line(text: str, dotted: str) -> int | None:
     return best
 
 
-def _explain(error: msgspec.ValidationError, path: Path | None, text: str) -> str:
-    match = re.match(r"(?P<what>.*?)(?: - at `\$\.?(?P<at>[^`]*)`)?$", str(error), re.DOTALL)
-    what, at = (match["what"], match["at"] or "") if match else (str(error), "")
-    at = at.replace("[...]", "")
-    unknown = re.search(r"unknown field `(\w+)`", what)
-    place = _Place(path, text)
-    if unknown is None:
-        return f"{place.of(at)}: {what}"
-    key = f"{at}.{unknown[1]}".lstrip(".")
-    known = _known_keys(at)
-    near = difflib.get_close_matches(unknown[1], known, 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
-    return f"{place.of(key)}: unknown setting; {hint}"
+def _explain(error: msgspec.ValidationError, cls: Any, at: str, place: _Place) -> str:
+    match = re.match(r"(?P<what>.*?)(?: - at `\$\.?(?P<tail>[^`]*)`)?$", str(error), re.DOTALL)
+    what, tail = (match["what"], match["tail"] or "") if match else (str(error), "")
+    tail = tail.replace("[...]", "")
+    path = f"{at}.{tail}".strip(".")
+    if unknown := re.search(r"unknown field `(.+)`", what):
+        known = sorted(_type_at(cls, tail).__struct_fields__)
+        near = difflib.get_close_matches(unknown[1], known, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+        return f"{place.of(f'{path}.{unknown[1]}'.lstrip('.'))}: unknown setting; {hint}"
+    if word := re.match(r"Invalid enum value (.+)", what):
+        return f"{place.of(path)}: {word[1]} is none of {', '.join(_type_at(cls, tail))}"
+    return f"{place.of(path)}: {what}"
 
 
-def _known_keys(at: str) -> list[str]:
-    structs: dict[str, type[msgspec.Struct]] = {
-        "": Settings,
-        "server": Server,
-        "log": Log,
-        "policy": Policy,
-        "upstreams": Upstream,
-        "vllm": VLLM,
-        "models": Model,
-    }
-    head = re.split(r"[.\[]", at)[0]
-    if head == "upstreams" and at.endswith(".vllm"):
-        head = "vllm"
-    return sorted(structs[head].__struct_fields__)
+def _type_at(cls: Any, path: str) -> Any:
+    """The type of a setting by its path below a Struct, without the ``None`` of optional ones."""
+    for step in ["", *re.findall(r"[^.\[\]]+", path)]:
+        if isinstance(cls, type) and issubclass(cls, msgspec.Struct) and step:
+            cls = get_type_hints(cls)[step]
+        elif step:
+            cls = get_args(cls)[-1]
+        cls = next((c for c in get_args(cls) if isinstance(cls, UnionType) and c), cls)
+    return cls
 
 
 def _check(settings: Settings, place: _Place, environment: Mapping[str, str]) -> None:
     _check_word("log.level", settings.log.level, CHOICES["log.level"], place)
     _check_word("log.format", settings.log.format, CHOICES["log.format"], place)
-    if not 0 <= settings.server.port <= 65535:
-        raise SettingsError(f"{place.of('server.port')}: expected a port from 0 to 65535")
+    secret = settings.server.reasoning_key_env
+    _check_variable("server.reasoning_key_env", secret, place, environment)
     for name, upstream in settings.upstreams.items():
         _check_upstream(f"upstreams.{name}", upstream, place, environment)
+        if upstream.url is not None and _is_ours(upstream.url, settings.server):
+            raise SettingsError(
+                f"{place.of(f'upstreams.{name}.url')}: the proxy itself listens there; "
+                "choose another port for one of both"
+            )
+    names = [model.name for model in settings.models]
     for i, model in enumerate(settings.models):
+        if model.name in names[:i]:
+            raise SettingsError(f"{place.of(f'models[{i}].name')}: '{model.name}' comes twice")
         if model.upstream not in settings.upstreams:
             known = ", ".join(settings.upstreams) or "none"
             raise SettingsError(
@@ -288,22 +343,49 @@ def _check_upstream(
     kinds = (upstream.url is not None) + (upstream.vllm is not None) + upstream.demo
     if kinds != 1:
         raise SettingsError(f"{place.of(at)}: set exactly one of url, vllm and demo")
-    if upstream.url is not None and not re.match(r"https?://[^/]", upstream.url):
+    if upstream.url is not None and not _is_root(upstream.url):
         raise SettingsError(
-            f"{place.of(f'{at}.url')}: expected a URL such as http://127.0.0.1:8000/v1"
+            f"{place.of(f'{at}.url')}: expected a URL such as http://127.0.0.1:8000/v1, "
+            "without a query, a user or a password"
         )
     _check_word(f"{at}.speaks", upstream.speaks, CHOICES["speaks"], place)
     _check_word(f"{at}.profile", upstream.profile, CHOICES["profile"], place)
-    if upstream.key_env is not None and not environment.get(upstream.key_env):
+    _check_variable(f"{at}.key_env", upstream.key_env, place, environment)
+    key = key_of(upstream, environment)
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]+", key.strip()):
+        name = "key" if upstream.key is not None else "key_env"
         raise SettingsError(
-            f"{place.of(f'{at}.key_env')}: the environment variable '{upstream.key_env}' is not set"
+            f"{place.of(f'{at}.{name}')}: expected a key of printable ASCII characters"
         )
+    base = msgspec.to_builtins(PROFILES[upstream.profile])
+    _fill(Profile, {**base, **upstream.overrides}, f"{at}.overrides", place)
+
+
+def _is_root(url: str) -> bool:
+    """Whether paths can be put behind a URL."""
+    if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", url):
+        return False
     try:
-        profile_of(upstream)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{place.of(f'{at}.overrides')}: {error}") from error
+        urlsplit(url).port  # noqa: B018 - it is read to be checked
+    except ValueError:
+        return False
+    return True
+
+
+def _is_ours(url: str, server: Server) -> bool:
+    """Whether a URL leads back to the proxy."""
+    parts = urlsplit(url)
+    is_here = parts.hostname == server.host or {parts.hostname, server.host} <= _LOCAL
+    return is_here and parts.port == server.port
 
 
 def _check_word(at: str, value: str, words: tuple[str, ...], place: _Place) -> None:
     if value not in words:
         raise SettingsError(f"{place.of(at)}: '{value}' is none of {', '.join(words)}")
+
+
+def _check_variable(
+    at: str, variable: str | None, place: _Place, environment: Mapping[str, str]
+) -> None:
+    if variable is not None and not environment.get(variable):
+        raise SettingsError(f"{place.of(at)}: the environment variable '{variable}' is not set")

@@ -8,6 +8,7 @@ import msgspec
 
 from translators.context import counting_ids
 from translators.dialect import Dialect
+from translators.errors import ErrorInfo
 from translators.profiles import PROFILES
 from translators.translation import Translation
 from translators.wire import JSON, decode_object, encode
@@ -31,7 +32,7 @@ def add_translate_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def translate(options: argparse.Namespace) -> int:
-    """Print the translation; what was lost goes to standard error.
+    """Print the translation; what was lost goes to standard error. 1 if the stream is a failed one.
 
     A request goes from the caller's dialect to the upstream's, replies and streams come back:
     ``--from`` is always the dialect of what is read. Ids are counted and the time stands still,
@@ -53,6 +54,7 @@ def translate(options: argparse.Namespace) -> int:
     )
     if options.request:
         translation.request(decode_object(Path(options.request).read_bytes()))
+    failure: ErrorInfo | None = None
     match options.kind:
         case "request":
             _print(translation.request(decode_object(data)))
@@ -62,8 +64,12 @@ def translate(options: argparse.Namespace) -> int:
             translator = translation.stream()
             sys.stdout.buffer.write(translator.feed(data) + translator.finish())
             sys.stdout.buffer.flush()
+            failure = translator.failure
     for loss in translation.losses:
         sys.stderr.write(f"lost: {loss.param}: {loss.why}\n")
+    if failure is not None:
+        sys.stderr.write(f"failed: {failure.message}\n")
+        return 1
     return 0
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests import golden
 from tests.golden import Case
-from tests.oracle.chat_stream import check_chat_stream
 from tests.oracle.responses_stream import check_responses_stream
+from tests.oracle.streams import check_stream
 from translators.events import fold
 from translators.wire import JSON, decode, decode_object
 
@@ -37,14 +37,6 @@ def line_feeds(stream: bytes) -> bytes:
 def bare(item: JSON) -> JSON:
     """An item as Codex replays it."""
     return {name: value for name, value in item.items() if name not in ("id", "status")}
-
-
-def check(case: Case, stream: bytes) -> None:
-    if case.caller == "responses":
-        check_responses_stream(stream)
-    else:
-        options = decode_object(case.read(golden.REQUEST)).get("stream_options") or {}
-        check_chat_stream(stream, wants_usage=bool(options.get("include_usage")))
 
 
 @pytest.mark.parametrize("case", STREAMS)
@@ -76,7 +68,7 @@ def test_events_are_legal(case: Case) -> None:
 
 @pytest.mark.parametrize("case", STREAMS)
 def test_output_keeps_the_rules(case: Case) -> None:
-    check(case, case.golden("caller.stream.sse"))
+    check_stream(case, case.golden("caller.stream.sse"))
 
 
 @pytest.mark.parametrize("case", STREAMS)
@@ -84,7 +76,7 @@ def test_a_cut_stream_keeps_the_rules(case: Case) -> None:
     body = case.read(golden.STREAM)
     rng = random.Random(case.id)
     for end in (0, *(rng.randint(0, len(body)) for _ in range(10))):
-        check(case, run(case, [body[:end]]))
+        check_stream(case, run(case, [body[:end]]))
 
 
 @pytest.mark.parametrize("case", RESPONSES)
