@@ -231,6 +231,8 @@ class Exchange:
         if document.get("model") is None:
             raise MalformedRequest("Missing required parameter: 'model'.", param="model")
         given = document.get("input") or []
+        if not isinstance(given, str | list):
+            raise MalformedRequest("'input' must be a string or an array.", param="input")
         items = [{"role": "user", "content": given}] if isinstance(given, str) else given
         document |= {"input": [*items, {"type": "compaction_trigger"}], "stream": False}
         ctx = self._gateway.context(route)
@@ -238,6 +240,7 @@ class Exchange:
         translation = Translation(self._caller, upstream, ctx)
         renamed = None if route.public_model is None else route.upstream_model
         outgoing = translation.request(document, upstream_model=renamed)
+        outgoing = {**route.defaults, **outgoing, **route.sets}
         reply = await self._call(route, upstream.path, encode(outgoing))
         try:
             if reply.status >= 400:
@@ -248,6 +251,9 @@ class Exchange:
         finally:
             await reply.aclose()
         self.record.usage = response.usage
+        if response.error is not None:
+            await self.refuse(response.error, pass_headers.to_caller(reply.headers))
+            return
         resource = translation.write(response)
         summary = {name: resource[name] for name in ("id", "created_at", "output", "usage")}
         await self._answer({**summary, "object": "response.compaction"}, [])

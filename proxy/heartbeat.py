@@ -41,8 +41,9 @@ class Heartbeat:
         silent_s = self._loop.time() - self._last_s
         if silent_s >= self._interval_s:
             self.touch()
-            self._task = asyncio.ensure_future(self._beat_once())
             silent_s = 0.0
+            if self._task is None or self._task.done():  # else the caller does not even read
+                self._task = asyncio.ensure_future(self._beat_once())
         self._timer = self._loop.call_later(self._interval_s - silent_s, self._tick)
 
     async def _beat_once(self) -> None:

@@ -149,14 +149,6 @@ def test_a_forced_hosted_tool_is_refused(kind: str, hosted_tools: HostedTools) -
     assert refused.value.param == "tool_choice"
 
 
-@pytest.mark.parametrize("kind", with_fate(responses.ITEMS, Fate.REFUSED))
-def test_refused_items_are_refused_by_place(kind: str) -> None:
-    body: Any = {"model": "m", "input": [{"role": "user", "content": "Hi"}, {"type": kind}]}
-    with pytest.raises(UnsupportedFeature) as refused:
-        Translation.between("responses", "chat").request(body)
-    assert refused.value.param == "input[1]"
-
-
 TITLES = {
     "Responses request members, towards Chat": responses.REQUEST,
     "Responses input items, towards Chat": responses.ITEMS,

@@ -100,9 +100,9 @@ def test_output_is_accepted_as_the_next_input(case: Case, form: Callable[[JSON],
         before = [{"role": "user", "content": before}]
     first = case.translation().request(request)["messages"]
     results = [
-        {"type": "function_call_output", "call_id": item["call_id"], "output": "Done."}
+        {"type": f"{item['type']}_output", "call_id": item["call_id"], "output": "Done."}
         for item in output
-        if item["type"] == "function_call"
+        if "call_id" in item
     ]
     request["input"] = [*before, *(form(item) for item in output), *results]
     turns = case.translation().request(request)["messages"][len(first) :]
@@ -117,7 +117,9 @@ def said_in(output: list[JSON]) -> JSON:
     raw = [part for part in parts if part["type"] == "reasoning_text"]
     said = [p.get("text", p.get("refusal")) for p in parts if p["type"] != "reasoning_text"]
     calls = [
-        (item["call_id"], item["arguments"]) for item in output if item["type"] == "function_call"
+        (item["call_id"], item["input"] if "input" in item else item["arguments"])
+        for item in output
+        if "call_id" in item
     ]
     return squeeze(said), squeeze([part["text"] for part in raw or thoughts]), calls
 
@@ -135,9 +137,11 @@ def said_by(turns: list[JSON]) -> JSON:
 
 
 def unwrap(arguments: str) -> str:
-    """A call's arguments, also where broken ones are sent inside an object."""
-    value = decode(arguments.encode())
-    return str(value["_raw"]) if value.keys() == {"_raw"} else arguments
+    """A call's arguments; broken ones and the text of custom tools are sent inside an object."""
+    match decode(arguments.encode()):
+        case {"_raw": str(text)} | {"input": str(text)}:
+            return text
+    return arguments
 
 
 def squeeze(texts: Iterable[str]) -> str:

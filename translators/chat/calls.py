@@ -64,18 +64,16 @@ class CallReader:
         """How many calls have begun."""
         return len(self._calls)
 
-    def feed(self, entry: JSON, next_index: int) -> list[Event]:
+    def feed(self, entry: dict[str, JSON], next_index: int) -> list[Event]:
         """Events of one entry of ``tool_calls``.
 
         Args:
-            entry: The entry; ``""`` and ``null`` count as absent.
+            entry: A ``schema.ToolCallDelta`` as JSON; ``""`` and ``null`` count as absent.
             next_index: Index for an item that starts now.
 
         Raises:
-            UpstreamProtocolError: The entry continues a call that was closed, or is no object.
+            UpstreamProtocolError: The entry continues a call that was closed.
         """
-        if not isinstance(entry, dict):
-            raise UpstreamProtocolError("An entry of tool_calls is not an object.")
         custom = entry.get("custom")
         body = custom or entry.get("function") or {}
         name = body.get("name") or ""

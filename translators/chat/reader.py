@@ -42,7 +42,7 @@ from translators.events import (
 from translators.profiles import ThinkTags
 from translators.sse import Frame
 from translators.think import ThinkSplitter
-from translators.wire import JSON, decode, extra_of, known_members
+from translators.wire import JSON, decode, extra_of, known_members, open_as
 
 _CHUNK_MEMBERS = known_members(schema.ChatCompletion) | {"obfuscation"}
 _CHOICE_MEMBERS = frozenset({"index", "delta", "finish_reason", "logprobs"})
@@ -88,6 +88,7 @@ class ChatReader:
             return [ResponseFailed(error_of(chunk, 200, PARAMS))]
         if not isinstance(chunk, dict):
             raise UpstreamProtocolError("A frame of the upstream's stream is not an object.")
+        open_as(schema.Chunk, chunk, "", UpstreamProtocolError)
         return self._read_chunk(chunk)
 
     def finish(self) -> list[Event]:
@@ -125,7 +126,7 @@ class ChatReader:
             self._usage = read_usage(usage)
         self._keep(extra_of(chunk, _CHUNK_MEMBERS))
         for choice in chunk.get("choices") or ():
-            if isinstance(choice, dict) and not choice.get("index"):
+            if not choice.get("index"):
                 self._read_choice(choice, events)
         return events
 

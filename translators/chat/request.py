@@ -10,6 +10,7 @@ from translators.canonical import (
     Refusal,
     Request,
     Role,
+    Text,
     ToolCall,
     ToolKind,
     ToolResult,
@@ -102,6 +103,8 @@ def _read_message(body: JSON, path: str, before: list[Item]) -> list[Item]:
                     "Earlier audio answers cannot be translated.", param=f"{path}.audio"
                 )
             items = read_assistant(message, path)
+            if items:  # many clients send "" with their calls
+                parts = [part for part in parts if part != Text("")]
             if parts or not items:
                 said = Message(Role.ASSISTANT, parts, name=message.name, extra=extra)
                 items.insert(1 if items and isinstance(items[0], Reasoning) else 0, said)

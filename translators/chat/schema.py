@@ -158,8 +158,65 @@ class CreateChatCompletion(msgspec.Struct):
 class Logprobs(msgspec.Struct):
     """``logprobs`` of a choice."""
 
-    content: list[JSON] | None = None
-    refusal: list[JSON] | None = None
+    content: list[dict[str, JSON]] | None = None
+    refusal: list[dict[str, JSON]] | None = None
+
+
+class FunctionDelta(msgspec.Struct):
+    """``function`` of a call in a chunk; its members come in pieces."""
+
+    name: str | None = None
+    arguments: JSON = None
+
+
+class CustomDelta(msgspec.Struct):
+    """``custom`` of a call in a chunk."""
+
+    name: str | None = None
+    input: JSON = None
+
+
+class ToolCallDelta(msgspec.Struct):
+    """An entry of ``tool_calls`` in a chunk."""
+
+    index: int | None = None
+    id: str | None = None
+    function: FunctionDelta | None = None
+    custom: CustomDelta | None = None
+
+
+class TextDelta(msgspec.Struct):
+    """A content part in a chunk, which some servers send."""
+
+    text: str | None = None
+
+
+class Delta(msgspec.Struct):
+    """``delta`` of a choice."""
+
+    content: str | list[TextDelta] | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+    function_call: FunctionDelta | None = None
+    annotations: list[dict[str, JSON]] | None = None
+
+
+class ChunkChoice(msgspec.Struct):
+    """An entry of ``choices`` in a chunk."""
+
+    index: int | None = None
+    delta: Delta | None = None
+    message: Delta | None = None
+    logprobs: Logprobs | None = None
+
+
+class Chunk(msgspec.Struct):
+    """The members of a chunk whose types matter to its reader."""
+
+    id: str | None = None
+    created: int | float | None = None
+    model: str | None = None
+    choices: list[ChunkChoice] | None = None
 
 
 class Choice(msgspec.Struct):

@@ -170,6 +170,8 @@ def _is_sayable(tool: Tool, ctx: Context) -> bool:
 
 
 def _write_tool(tool: Tool, names: ToolNames, ctx: Context) -> JSON:
+    for name in () if isinstance(tool, HostedTool) else tool.extra:
+        ctx.lose("tools", f"'{name}' of the tool '{_name(tool)}' has no place in Chat")
     match tool:
         case FunctionTool(name=name, namespace=namespace):
             function: dict[str, JSON] = {"name": names.flat(name, namespace)}

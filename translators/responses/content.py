@@ -137,18 +137,20 @@ def write_output(part: Part, ctx: Context) -> JSON:
 def write_logprobs(entries: Sequence[JSON]) -> list[JSON]:
     """Token log-probs with every member that Responses requires."""
     return [
-        {
-            "token": entry.get("token", ""),
-            "logprob": entry.get("logprob", 0.0),
-            "bytes": entry.get("bytes") or [],
-            "top_logprobs": [
-                {
-                    "token": other.get("token", ""),
-                    "logprob": other.get("logprob", 0.0),
-                    "bytes": other.get("bytes") or [],
-                }
-                for other in entry.get("top_logprobs") or ()
-            ],
-        }
+        {**_write_token(entry), "top_logprobs": _write_alternatives(entry.get("top_logprobs"))}
         for entry in entries
     ]
+
+
+def _write_alternatives(entries: JSON) -> list[JSON]:
+    if not isinstance(entries, list):
+        return []
+    return [_write_token(entry) for entry in entries if isinstance(entry, dict)]
+
+
+def _write_token(entry: dict[str, JSON]) -> dict[str, JSON]:
+    return {
+        "token": entry.get("token", ""),
+        "logprob": entry.get("logprob", 0.0),
+        "bytes": entry.get("bytes") or [],
+    }

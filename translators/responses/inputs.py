@@ -100,7 +100,7 @@ def _configure(body: dict[str, JSON], path: str, given: Input) -> None:
 
 
 def _referred(reference: Opaque, by_id: dict[str, Item]) -> Item:
-    item = by_id.get(reference.body.get("id") or "")
+    item = by_id.get(str(reference.body.get("id")))
     if item is None or isinstance(item, Opaque):
         raise MalformedRequest(
             "No item with this id is in the input, and none is stored here.",

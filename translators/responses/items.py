@@ -150,7 +150,8 @@ def write_input_items(items: Sequence[Item], ctx: Context) -> list[JSON]:
                 else:
                     written.append(_write_reasoning_input(item, ctx))
             case ToolCall():
-                written.append(write_call(item, ctx))
+                call = write_call(item, ctx)
+                written.append({k: v for k, v in call.items() if k not in ("id", "status")})
             case ToolResult():
                 custom = item.kind is ToolKind.CUSTOM
                 written.append(

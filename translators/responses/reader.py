@@ -27,11 +27,12 @@ from translators.events import (
     TextDelta,
     UsageUpdate,
 )
+from translators.responses import schema
 from translators.responses.items import read_item
 from translators.responses.response import PARAMS, read_response
 from translators.sse import Frame
 from translators.unfold import skeleton, unfold_item
-from translators.wire import JSON, decode
+from translators.wire import JSON, decode, open_as
 
 _Delta = Callable[["_Item", str, dict[str, JSON]], Event]
 
@@ -111,6 +112,8 @@ class ResponsesReader:
             return [ResponseFailed(error_of(body, 200, PARAMS))]
         if not isinstance(kind, str):
             raise UpstreamProtocolError("A frame of the upstream's stream has no type.")
+        if kind.startswith("response."):
+            open_as(schema.StreamEvent, body, "", UpstreamProtocolError)
         events: list[Event] = []
         self._start(body, events)
         stem, _, verb = kind.rpartition(".")
@@ -124,8 +127,9 @@ class ResponsesReader:
             self._begin_part(body, events)
         elif kind == "response.output_text.annotation.added":
             item = self._find(body, Message(Role.ASSISTANT, []), events)
-            events.append(TextDelta(item.index, ""))
-            events.append(AnnotationAdded(item.index, body.get("annotation")))
+            if not item.has_ended:
+                events.append(TextDelta(item.index, ""))
+                events.append(AnnotationAdded(item.index, body.get("annotation")))
         elif kind in _TERMINAL:
             self._end(body.get("response") or {}, events)
         return events
@@ -172,12 +176,19 @@ class ResponsesReader:
 
     def _find(self, body: dict[str, JSON], like: Item, events: list[Event]) -> _Item:
         """The item that a frame speaks of; one that was never announced begins now."""
-        found = self._items.get(body.get("output_index", len(self._items) - 1))
-        return found or self._open(body.get("output_index"), like, events)
+        output_index = body.get("output_index")
+        found = self._items.get(len(self._items) - 1 if output_index is None else output_index)
+        if found is None:
+            return self._open(output_index, like, events)
+        if type(found.item) is not type(like):
+            raise UpstreamProtocolError(
+                f"The upstream sent '{body.get('type')}' for an item of another type."
+            )
+        return found
 
     def _begin_part(self, body: dict[str, JSON], events: list[Event]) -> None:
         item = self._items.get(body.get("output_index", -1))
-        if item is None:
+        if item is None or item.has_ended:
             return
         item.parts += 1
         item.sent = 0

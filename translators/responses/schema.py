@@ -23,7 +23,7 @@ class ContentPart(msgspec.Struct):
     detail: str | None = None
     input_audio: JSON = None
     annotations: list[JSON] | None = None
-    logprobs: list[JSON] | None = None
+    logprobs: list[dict[str, JSON]] | None = None
 
 
 class Message(msgspec.Struct):
@@ -198,6 +198,28 @@ class Response(msgspec.Struct):
     error: JSON = None
     incomplete_details: IncompleteDetails | None = None
     usage: JSON = None
+
+
+class ResponseHead(msgspec.Struct):
+    """The members of a stream's ``response`` that are read from its first frame."""
+
+    id: str | None = None
+    created_at: int | float | None = None
+    model: str | None = None
+    output: list[JSON] | None = None
+
+
+class StreamEvent(msgspec.Struct):
+    """The members of stream events whose types matter to their reader."""
+
+    output_index: int | None = None
+    delta: str | None = None
+    text: str | None = None
+    refusal: str | None = None
+    arguments: str | None = None
+    input: str | None = None
+    logprobs: list[dict[str, JSON]] | None = None
+    response: ResponseHead | None = None
 
 
 class InputDetails(msgspec.Struct):

@@ -96,7 +96,8 @@ def _read_name(body: JSON) -> ToolName:
             return ToolName(name)
         case {"name": str(name)}:
             kind = ToolKind.CUSTOM if body.get("type") == "custom" else ToolKind.FUNCTION
-            return ToolName(name, kind, body.get("namespace"))
+            namespace = body.get("namespace")
+            return ToolName(name, kind, namespace if isinstance(namespace, str) else None)
         case {"type": str(kind)}:
             return ToolName(kind, BY_TOOL[kind].kind if kind in BY_TOOL else ToolKind.FUNCTION)
     raise MalformedRequest("Invalid 'tool_choice': expected a tool's name.", param="tool_choice")
@@ -124,11 +125,11 @@ def _write_tool(tool: Tool) -> JSON:
                 body["description"] = tool.description
             body["parameters"] = tool.parameters or {"type": "object", "properties": {}}
             body["strict"] = bool(tool.strict)
-            return body
+            return {**tool.extra, **body}
         case CustomTool():
             members = {"description": tool.description, "format": tool.format}
             given = {name: value for name, value in members.items() if value is not None}
-            return {"type": "custom", "name": tool.name, **given}
+            return {**tool.extra, "type": "custom", "name": tool.name, **given}
         case HostedTool(body=hosted):
             return hosted
 
