@@ -32,11 +32,11 @@ def add_translate_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def translate(options: argparse.Namespace) -> int:
-    """Print the translation; what was lost goes to standard error. 1 if the stream is a failed one.
+    """Print the translation; what was lost goes to standard error.
 
     A request goes from the caller's dialect to the upstream's, replies and streams come back:
     ``--from`` is always the dialect of what is read. Ids are counted and the time stands still,
-    so that the same input gives the same output.
+    so that the same input gives the same output. The exit status is 1 for a stream that failed.
 
     Raises:
         TranslationError: It cannot be translated.

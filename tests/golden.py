@@ -126,7 +126,7 @@ def find_cases() -> Iterator[Case]:
     """Every case of a pair of dialects, by folder name."""
     for pair in PAIRS:
         for folder in _folders(pair):
-            case = _load(folder, INPUTS | GOLDENS)
+            case = load_case(folder, INPUTS | GOLDENS)
             if REQUEST not in case.files:
                 raise BadCase(f"{case.id}: {REQUEST} is missing")
             if ERROR in case.files and case.files & {REPLY, STREAM}:
@@ -137,14 +137,19 @@ def find_cases() -> Iterator[Case]:
 def find_sse_cases() -> Iterator[Case]:
     """Every case of SSE framing."""
     for folder in _folders("sse"):
-        yield _load(folder, SSE_FILES)
+        yield load_case(folder, SSE_FILES)
 
 
 def _folders(parent: str) -> list[Path]:
     return sorted(path for path in (FIXTURES / parent).iterdir() if path.is_dir())
 
 
-def _load(folder: Path, known: frozenset[str]) -> Case:
+def load_case(folder: Path, known: frozenset[str]) -> Case:
+    """The case in a folder, which may hold the known files.
+
+    Raises:
+        BadCase: A file is unknown, or ``case.toml`` is missing or has an unknown or wrong key.
+    """
     files = frozenset(path.name for path in folder.iterdir())
     if not files <= known:
         raise BadCase(f"{folder.name}: unknown files {sorted(files - known)}")

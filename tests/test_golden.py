@@ -1,5 +1,7 @@
 """Every case folder under ``fixtures/``; ``--update-goldens`` rewrites what differs."""
 
+from pathlib import Path
+
 import pytest
 
 from tests import golden
@@ -50,3 +52,27 @@ def test_framing_does_not_depend_on_the_pieces(case: Case) -> None:
 
 def _as_json(frame: Frame) -> dict[str, str | None]:
     return {"event": frame.event, "data": frame.data.decode()}
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        ({"case.toml": "source = 'spec'", "caller.txt": ""}, r"unknown files \['caller.txt'\]"),
+        ({"caller.request.json": "{}"}, "case.toml is missing"),
+        ({"case.toml": "notes = 'x'"}, "missing required field `source`"),
+        ({"case.toml": "source = 'spec'\nsuorce = 'x'"}, "unknown field `suorce`"),
+        ({"case.toml": "source = 5"}, "Expected `str`"),
+        ({"case.toml": "source"}, "Expected '='"),
+    ],
+)
+def test_a_case_that_breaks_the_grammar(tmp_path: Path, files: dict[str, str], fault: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(golden.BadCase, match=fault):
+        golden.load_case(tmp_path, golden.INPUTS | golden.GOLDENS)
+
+
+def test_a_case_of_the_grammar(tmp_path: Path) -> None:
+    (tmp_path / "case.toml").write_text("source = 'spec'\nknown-gap = 'x'\nlosses = ['input']")
+    case = golden.load_case(tmp_path, golden.INPUTS)
+    assert golden.Facts("spec", losses=["input"], known_gap="x") == case.facts

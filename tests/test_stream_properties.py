@@ -100,37 +100,48 @@ def test_output_is_accepted_as_the_next_input(case: Case, form: Callable[[JSON],
         before = [{"role": "user", "content": before}]
     first = case.translation().request(request)["messages"]
     results = [
-        {"type": f"{item['type']}_output", "call_id": item["call_id"], "output": "Done."}
+        {"type": result_of(item["type"]), "call_id": item["call_id"], "output": "Done."}
         for item in output
         if "call_id" in item
     ]
     request["input"] = [*before, *(form(item) for item in output), *results]
     turns = case.translation().request(request)["messages"][len(first) :]
     assert len(results) == [turn["role"] for turn in turns].count("tool")
-    assert said_in(output) == said_by([turn for turn in turns if turn["role"] == "assistant"])
+    said, thoughts, calls = said_by([turn for turn in turns if turn["role"] == "assistant"])
+    assert [item["call_id"] for item in output if "call_id" in item] == [*calls]
+    expected = said_in(output)
+    plain = {call_id: calls[call_id] for call_id in expected[2]}
+    assert expected == (said, thoughts, plain)
 
 
-def said_in(output: list[JSON]) -> JSON:
-    """Texts without white space, and calls, of Responses items."""
+def result_of(call: str) -> str:
+    return "tool_search_output" if call == "tool_search_call" else f"{call}_output"
+
+
+def said_in(output: list[JSON]) -> tuple[str, str, dict[str, str]]:
+    """Texts and reasoning without white space, and inputs by call id, of Responses items.
+
+    Built-in tools are left out: their calls have members instead of a text.
+    """
     parts = [part for item in output for part in item.get("content", ()) if "content" in item]
     thoughts = [part for item in output for part in item.get("summary", ())]
     raw = [part for part in parts if part["type"] == "reasoning_text"]
     said = [p.get("text", p.get("refusal")) for p in parts if p["type"] != "reasoning_text"]
-    calls = [
-        (item["call_id"], item["input"] if "input" in item else item["arguments"])
+    calls = {
+        item["call_id"]: item.get("input", item.get("arguments"))
         for item in output
-        if "call_id" in item
-    ]
+        if item["type"] in ("function_call", "custom_tool_call")
+    }
     return squeeze(said), squeeze([part["text"] for part in raw or thoughts]), calls
 
 
-def said_by(turns: list[JSON]) -> JSON:
-    """The same of Chat messages."""
-    calls = [
-        (call["id"], unwrap(call["function"]["arguments"]))
+def said_by(turns: list[JSON]) -> tuple[str, str, dict[str, str]]:
+    """The same of Chat messages, built-in tools included."""
+    calls = {
+        call["id"]: unwrap(call["function"]["arguments"])
         for turn in turns
         for call in turn.get("tool_calls", ())
-    ]
+    }
     said = [turn["content"] or "" for turn in turns]
     thoughts = [turn.get("reasoning", turn.get("reasoning_content", "")) for turn in turns]
     return squeeze(said), squeeze(thoughts), calls

@@ -24,6 +24,7 @@ def map_effort(request: Request, ctx: Context) -> Request:
     extra = request.extra
     switch = ctx.profile.thinking_switch
     if switch is not None and effort == "none":
-        given = extra.get("chat_template_kwargs") or {}
-        extra = {**extra, "chat_template_kwargs": {switch: False, **given}}
+        given = extra.get("chat_template_kwargs", {})
+        if isinstance(given, dict):
+            extra = {**extra, "chat_template_kwargs": {switch: False, **given}}
     return msgspec.structs.replace(request, effort=effort, extra=extra)

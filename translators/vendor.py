@@ -38,5 +38,7 @@ def modernise_guided(request: Request, ctx: Context) -> Request:
         value = extra.pop(old, None)
         if value is not None:
             outputs[new] = value
-    extra["structured_outputs"] = {**outputs, **(extra.get("structured_outputs") or {})}
+    given = extra.get("structured_outputs", {})
+    if isinstance(given, dict):
+        extra["structured_outputs"] = {**outputs, **given}
     return msgspec.structs.replace(request, extra=extra)

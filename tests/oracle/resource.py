@@ -3,7 +3,8 @@
 Every member without a default has to be present; only those with ``| None`` may be null. Members
 that the specification does not know are allowed.
 
-Spec: Open Responses 2026-04-24, ``ResponseResource``; OpenAI's ``custom_tool_call`` besides.
+Spec: Open Responses 2026-04-24, ``ResponseResource``, with OpenAI's custom and built-in
+tool calls besides.
 """
 
 from typing import Literal
@@ -80,6 +81,35 @@ class CustomToolCall(msgspec.Struct, tag="custom_tool_call"):
     input: str
 
 
+class LocalShellCall(msgspec.Struct, tag="local_shell_call"):
+    id: str
+    call_id: str
+    status: Status
+    action: dict[str, JSON]
+
+
+class ShellCall(msgspec.Struct, tag="shell_call"):
+    id: str
+    call_id: str
+    status: Status
+    action: dict[str, JSON]
+
+
+class ApplyPatchCall(msgspec.Struct, tag="apply_patch_call"):
+    id: str
+    call_id: str
+    status: Status
+    operation: dict[str, JSON]
+
+
+class ToolSearchCall(msgspec.Struct, tag="tool_search_call"):
+    id: str
+    call_id: str
+    status: Status
+    arguments: dict[str, JSON]
+    execution: Literal["client", "server"]
+
+
 class Reasoning(msgspec.Struct, tag="reasoning"):
     id: str
     summary: list[SummaryText]
@@ -87,7 +117,8 @@ class Reasoning(msgspec.Struct, tag="reasoning"):
     encrypted_content: str | UnsetType = UNSET
 
 
-Item = Message | FunctionCall | CustomToolCall | Reasoning
+BuiltinCall = LocalShellCall | ShellCall | ApplyPatchCall | ToolSearchCall
+Item = Message | FunctionCall | CustomToolCall | BuiltinCall | Reasoning
 
 
 class InputDetails(msgspec.Struct):

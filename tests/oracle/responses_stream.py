@@ -114,7 +114,7 @@ class ResponsesStreamChecker:
         assert (kind == "response.failed") is self._has_error
         if self._item is not None:
             assert kind == "response.failed", "an item is left open"
-            assert self._item.body["type"] in ("function_call", "custom_tool_call")
+            assert "call_id" in self._item.body
         assert response["output"] == self.items
         for name in ("id", "created_at", "model", "object"):
             assert response[name] == self._created[name]
@@ -131,7 +131,7 @@ class ResponsesStreamChecker:
         for name in ("content", "summary"):
             assert not item.get(name)
         for name in ("arguments", "input"):
-            assert item.get(name, "") == ""
+            assert item.get(name, "") in ("", {})
         assert item["id"] not in [other["id"] for other in self.items]
         self._item = _OpenItem(item)
 

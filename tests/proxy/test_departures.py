@@ -91,7 +91,7 @@ async def test_in_the_middle_of_a_whole_reply(way: str, running_proxy: RunProxy)
 async def test_while_it_does_not_read(way: str, running_proxy: RunProxy) -> None:
     """The proxy is stuck in writing, not in reading, when the caller goes."""
     path, request, speaks, stream = WAYS[way]
-    frames = stream(["x" * 100_000] * 300)
+    frames = stream(["x" * 100_000] * 200)
     async with ScriptedUpstream(StreamReply(frames)) as upstream:
         proxy = await running_proxy(using(upstream, speaks))
         async with Call(proxy.port, path, request(stream=True)) as call:

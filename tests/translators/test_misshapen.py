@@ -16,7 +16,7 @@ CASES = [pytest.param(c, id=c.id) for c in golden.find_cases()]
 REPLIES = [pytest.param(c, id=c.id) for c in golden.find_cases() if golden.REPLY in c.files]
 STREAMS = [pytest.param(c, id=c.id) for c in golden.find_cases() if c.has_stream]
 VALUES: list[JSON] = [None, 5, -1, 1.5, True, "", "x", [], [1], ["x"], [None], [{}], {}, {"a": 1}]
-TRIES = 12
+TRIES = 6
 GIVEN = ("logprobs", "annotations")
 """What is passed on as it is."""
 

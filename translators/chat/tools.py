@@ -43,7 +43,8 @@ def _read_tool(body: JSON, path: str) -> Tool:
                 custom.name, custom.description, _flat_format(custom.format), extra=extra
             )
         case schema.Tool(type="function" | "custom" as kind):
-            raise MalformedRequest(f"Missing required parameter: '{path}.{kind}'.", param=path)
+            param = f"{path}.{kind}"
+            raise MalformedRequest(f"Missing required parameter: '{param}'.", param=param)
     return HostedTool(tool.type, body, path)
 
 

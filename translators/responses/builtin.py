@@ -82,7 +82,10 @@ def _shell_output(body: JSON) -> str:
         return output
     texts = []
     for one in output if isinstance(output, list) else ():
-        texts += [text for text in (one.get("stdout"), one.get("stderr")) if text]
+        if not isinstance(one, dict):
+            continue
+        both = (one.get("stdout"), one.get("stderr"))
+        texts += [text for text in both if isinstance(text, str) and text]
         match one.get("outcome"):
             case {"type": "exit", "exit_code": code}:
                 texts.append(f"[exit code {code}]")
@@ -97,7 +100,9 @@ def _patch_output(body: JSON) -> str:
 
 
 def _search_output(body: JSON) -> str:
-    names = [tool.get("name") for tool in body.get("tools") or () if isinstance(tool, dict)]
+    tools = body.get("tools")
+    tools = tools if isinstance(tools, list) else []
+    names = [tool.get("name") for tool in tools if isinstance(tool, dict)]
     found = ", ".join(name for name in names if isinstance(name, str))
     return f"Tools that can be called now: {found}" if found else "No tools were found."
 
