@@ -14,7 +14,8 @@ from litestar.params import FromPath
 from backends.base import Backend
 from backends.errors import BackendError
 from proxy.errors import info_of
-from proxy.exchange import Gateway
+from proxy.exchange import Services
+from proxy.gateway import Gateway
 from proxy.headers import to_upstream
 from proxy.routing import Router, Upstream, UpstreamRefused
 from proxy.settings import Settings, secret_of
@@ -40,7 +41,8 @@ def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) 
     upstreams = build_upstreams(settings) if upstreams is None else upstreams
     router = Router(upstreams, settings.models, int(time.time()))
     vault = Vault(secret_of(settings.server))
-    gateway = Gateway(router, settings.policy, settings.server, vault)
+    services = Services(router, settings.policy, vault, settings.server.heartbeat_s)
+    gateway = Gateway(services, settings.server.max_body_bytes)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:

@@ -12,13 +12,13 @@ from translators.wire import JSON
 class Record:
     """Facts of one request, for one log line; durations are in milliseconds."""
 
-    def __init__(self, dialect: str) -> None:
-        """Start the clock."""
+    def __init__(self, dialect: str, request_id: str) -> None:
+        """Start the clock of a request in this dialect."""
         self._started = time.perf_counter()
         self._answered: float | None = None
         self._first_byte: float | None = None
         self._error: ErrorInfo | None = None
-        self.request_id = ""
+        self.request_id = request_id
         self.dialect = dialect
         self.upstream_dialect: str | None = None
         self.upstream: str | None = None

@@ -41,6 +41,27 @@ _PROMPT = (
 _OPENING = "Summary of the conversation so far:\n\n"
 
 
+def ask_for_summary(document: dict[str, JSON]) -> dict[str, JSON]:
+    """A compaction request as a request for a response that ends with the trigger.
+
+    Raises:
+        MalformedRequest: It names no model, or its input is neither text nor a list.
+    """
+    if document.get("model") is None:
+        raise MalformedRequest("Missing required parameter: 'model'.", param="model")
+    given = document.get("input") or []
+    if not isinstance(given, str | list):
+        raise MalformedRequest("'input' must be a string or an array.", param="input")
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    return {**document, "input": [*items, {"type": "compaction_trigger"}], "stream": False}
+
+
+def as_compaction(resource: dict[str, JSON]) -> dict[str, JSON]:
+    """The reply to a compaction request, of the response that holds the summary."""
+    members = {name: resource[name] for name in ("id", "created_at", "output", "usage")}
+    return {**members, "object": "response.compaction"}
+
+
 def read_trigger(trigger: Opaque, is_last: bool, ctx: Context) -> Item:
     """The message that asks the model for a summary.
 

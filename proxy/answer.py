@@ -1,0 +1,59 @@
+"""The caller's side of an exchange: status, headers and body over ASGI."""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from proxy.headers import JSON_TYPE, Headers
+from proxy.record import Record
+from translators.errors import Loss
+from translators.wire import JSON, encode
+
+Send = Callable[[Any], Awaitable[None]]
+
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+_LONGEST_HEADER = 4000
+
+
+class Answer:
+    """One reply to a caller; what leaves is noted in the request's record."""
+
+    def __init__(self, send: Send, record: Record) -> None:
+        """Answer through an ASGI ``send``."""
+        self._send = send
+        self._record = record
+        self.has_started = False
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send status and headers; the reply carries the request's id."""
+        self.has_started = True
+        self._record.status = status
+        if not any(name == b"x-request-id" for name, _ in headers):
+            headers = [*headers, (b"x-request-id", self._record.request_id.encode("latin-1"))]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, body: bytes) -> None:
+        """Send a piece of the body."""
+        self._record.first_byte()
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self) -> None:
+        """Say that the body is whole."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def whole(self, status: int, document: JSON, headers: Headers) -> None:
+        """Send a JSON document as the whole reply."""
+        body = encode(document)
+        length = (b"content-length", str(len(body)).encode())
+        await self.start(status, [*JSON_TYPE, *headers, length])
+        self._record.first_byte()
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def loss_header(losses: Sequence[Loss]) -> Headers:
+    """The header that tells of losses, if there are any."""
+    if not losses:
+        return []
+    text = "; ".join(f"{loss.param}: {loss.why}" for loss in losses)
+    printable = _UNPRINTABLE.sub("?", text)[:_LONGEST_HEADER]
+    return [(b"x-dragoman-loss", printable.encode("ascii"))]
