@@ -6,16 +6,16 @@ from itertools import pairwise
 
 import pytest
 
-from tests import golden
-from tests.golden import Case
+from proxy import corpus
+from proxy.corpus import Case
+from tests import cases
 from tests.oracle.responses_stream import check_responses_stream
 from tests.oracle.streams import check_stream
 from translators.events import fold
 from translators.wire import JSON, decode, decode_object
 
-_CASES = [c for c in golden.find_cases() if c.has_stream and not c.facts.known_gap]
-STREAMS = [pytest.param(case, id=case.id) for case in _CASES]
-RESPONSES = [pytest.param(case, id=case.id) for case in _CASES if case.caller == "responses"]
+STREAMS = [pytest.param(case, id=case.id) for case in cases.STREAM_CASES]
+RESPONSES = [pytest.param(c, id=c.id) for c in cases.STREAM_CASES if c.caller == "responses"]
 CUTTINGS = 3
 """How many random ways each stream is cut."""
 
@@ -41,7 +41,7 @@ def bare(item: JSON) -> JSON:
 
 @pytest.mark.parametrize("case", STREAMS)
 def test_output_does_not_depend_on_the_pieces(case: Case) -> None:
-    body = case.read(golden.STREAM)
+    body = case.read(corpus.STREAM)
     whole = run(case, [body])
     assert whole == run(case, (body[i : i + 1] for i in range(len(body))))
     rng = random.Random(case.id)
@@ -51,7 +51,7 @@ def test_output_does_not_depend_on_the_pieces(case: Case) -> None:
 
 @pytest.mark.parametrize("case", STREAMS)
 def test_output_does_not_depend_on_the_line_ends(case: Case) -> None:
-    body = line_feeds(case.read(golden.STREAM))
+    body = line_feeds(case.read(corpus.STREAM))
     whole = run(case, [body])
     rng = random.Random(case.id)
     for line_end in (b"\r\n", b"\r"):
@@ -63,7 +63,7 @@ def test_output_does_not_depend_on_the_line_ends(case: Case) -> None:
 
 @pytest.mark.parametrize("case", STREAMS)
 def test_events_are_legal(case: Case) -> None:
-    fold(golden.read_events(case, case.begin()))
+    fold(corpus.read_events(case, case.begin()))
 
 
 @pytest.mark.parametrize("case", STREAMS)
@@ -73,7 +73,7 @@ def test_output_keeps_the_rules(case: Case) -> None:
 
 @pytest.mark.parametrize("case", STREAMS)
 def test_a_cut_stream_keeps_the_rules(case: Case) -> None:
-    body = case.read(golden.STREAM)
+    body = case.read(corpus.STREAM)
     rng = random.Random(case.id)
     for end in (0, *(rng.randint(0, len(body)) for _ in range(10))):
         check_stream(case, run(case, [body[:end]]))
@@ -84,7 +84,7 @@ def test_output_equals_that_of_a_whole_reply(case: Case) -> None:
     """The reply that the folded events give is the stream's terminal response."""
     final = check_responses_stream(case.golden("caller.stream.sse"))
     translation = case.begin()
-    response = fold(golden.read_events(case, translation))
+    response = fold(corpus.read_events(case, translation))
     if response.error is None:
         assert final == translation.write(response)
 
@@ -94,7 +94,7 @@ def test_output_equals_that_of_a_whole_reply(case: Case) -> None:
 def test_output_is_accepted_as_the_next_input(case: Case, form: Callable[[JSON], JSON]) -> None:
     """A produced ``output``, sent back as ``input``, is the assistant's turn with all it said."""
     output = check_responses_stream(case.golden("caller.stream.sse"))["output"]
-    request = decode_object(case.read(golden.REQUEST))
+    request = decode_object(case.read(corpus.REQUEST))
     before = request["input"]
     if isinstance(before, str):
         before = [{"role": "user", "content": before}]

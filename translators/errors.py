@@ -48,6 +48,8 @@ class UpstreamProtocolError(TranslationError):
     status = 502
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
+        if "upstream" not in message:
+            message = f"The upstream's answer breaks its schema: {message}"
         super().__init__(message, param=param, code="upstream_invalid_response")
 
 

@@ -1,10 +1,15 @@
-"""Files whose content is text, for upstreams that take no files."""
+"""Files for upstreams that take none: those whose content is text are sent as text."""
 
 import base64
 import binascii
+from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
-from translators.canonical import File
+import msgspec
+
+from translators.canonical import File, Item, Message, Part, Request, Text, ToolResult
+from translators.context import Context
+from translators.errors import UnsupportedFeature
 
 _TEXT_TYPES = frozenset(
     {
@@ -23,6 +28,40 @@ _TEXT_ENDINGS = (
     *(".ini", ".cfg", ".html", ".css", ".py", ".js", ".ts", ".c", ".h", ".cpp", ".rs", ".go"),
     *(".java", ".rb", ".sh", ".sql", ".log", ".tex", ".patch", ".diff"),
 )
+
+
+def inline_files(request: Request, ctx: Context) -> Request:
+    """Replace files by their text, unless the upstream takes files.
+
+    Raises:
+        UnsupportedFeature: A file is not text, or is not given by its content.
+    """
+    if ctx.profile.files or not any(_has_file(item) for item in request.items):
+        return request
+    items = [_inline(item) for item in request.items]
+    return msgspec.structs.replace(request, items=items)
+
+
+def _has_file(item: Item) -> bool:
+    return isinstance(item, Message | ToolResult) and any(isinstance(p, File) for p in item.parts)
+
+
+def _inline(item: Item) -> Item:
+    if not isinstance(item, Message | ToolResult):
+        return item
+    return msgspec.structs.replace(item, parts=_inline_parts(item.parts))
+
+
+def _inline_parts(parts: Sequence[Part]) -> list[Part]:
+    return [_as_text(part) if isinstance(part, File) else part for part in parts]
+
+
+def _as_text(file: File) -> Text:
+    text = read_text(file)
+    if text is None:
+        what = "Only files whose content is text, given as file_data, can be sent to this upstream."
+        raise UnsupportedFeature(what, param=file.param)
+    return Text(f"[{file.filename or 'file'}]\n{text}")
 
 
 def read_text(file: File) -> str | None:

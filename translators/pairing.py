@@ -116,7 +116,7 @@ def _is_left(result: ToolResult, results: dict[str, deque[ToolResult]]) -> bool:
 
 def _as_message(result: ToolResult, ctx: Context) -> Message:
     _note(f"the output of '{result.call_id}' has no tool call before it", ctx)
-    label = Text(f"Output of tool call {result.call_id}, which is not in this conversation:")
+    label = Text(f"Output of tool call {result.call_id}, which was not asked for here:")
     return Message(Role.USER, [label, *result.parts])
 
 

@@ -11,6 +11,7 @@ import msgspec
 from translators.canonical import Message, Part, Request, Role, Text
 from translators.context import Context
 from translators.effort import map_effort
+from translators.files import inline_files
 from translators.pairing import pair_results
 from translators.profiles import SystemMessages
 from translators.vendor import modernise_guided, unwrap_extra_body
@@ -80,6 +81,7 @@ STEPS: tuple[Step, ...] = (
     unwrap_extra_body,
     modernise_guided,
     map_effort,
+    inline_files,
     map_developer,
     merge_system,
     pair_results,

@@ -6,18 +6,18 @@ import httpx2
 import openai
 import pytest
 
-from tests import golden
-from tests.golden import Case
+from proxy import corpus
+from proxy.corpus import Case
+from tests import cases
 from tests.oracle.responses_stream import check_responses_stream
 from translators.canonical import StopReason
 from translators.events import fold
 from translators.wire import JSON, decode_object
 
-_CASES = [c for c in golden.find_cases() if c.has_stream and not c.facts.known_gap]
-RESPONSES = [pytest.param(case, id=case.id) for case in _CASES if case.caller == "responses"]
+RESPONSES = [pytest.param(c, id=c.id) for c in cases.STREAM_CASES if c.caller == "responses"]
 CHAT = [
     pytest.param(case, id=case.id)
-    for case in _CASES
+    for case in cases.STREAM_CASES
     # The SDK's accumulator knows function calls only.
     if case.caller == "chat" and b'"custom"' not in case.golden("caller.stream.sse")
 ]
@@ -82,8 +82,8 @@ def text_of(response: JSON) -> str:
 @pytest.mark.parametrize("case", CHAT)
 def test_chat_stream(case: Case) -> None:
     translation = case.begin()
-    response = fold(golden.read_events(case, translation))
-    options = decode_object(case.read(golden.REQUEST)).get("stream_options") or {}
+    response = fold(corpus.read_events(case, translation))
+    options = decode_object(case.read(corpus.REQUEST)).get("stream_options") or {}
     expected = translation.write(response)
     with (
         client_of(case.golden("caller.stream.sse")) as client,

@@ -257,12 +257,7 @@ async def test_json_that_is_no_reply(
     "way",
     [
         "responses-chat",
-        pytest.param(
-            "chat-responses",
-            marks=pytest.mark.xfail(
-                strict=True, reason="an object without status and output is read as a reply"
-            ),
-        ),
+        "chat-responses",
     ],
 )
 @pytest.mark.parametrize("document", [{}, {"message": "hello"}])

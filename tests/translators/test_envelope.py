@@ -149,5 +149,6 @@ def test_info_of() -> None:
     bad = ErrorInfo("No.", 400, "invalid_request_error", None, "input")
     assert bad == info_of(MalformedRequest("No.", param="input"))
     assert info_of(UnsupportedFeature("No.")).code == "unsupported_feature"
-    fault = ErrorInfo("No.", 502, "server_error", "upstream_invalid_response")
+    message = "The upstream's answer breaks its schema: No."
+    fault = ErrorInfo(message, 502, "server_error", "upstream_invalid_response")
     assert fault == info_of(UpstreamProtocolError("No.", param="choices"))

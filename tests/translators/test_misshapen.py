@@ -5,16 +5,17 @@ import random
 
 import pytest
 
-from tests import golden
-from tests.golden import Case
+from proxy import corpus
+from proxy.corpus import Case
+from tests import cases
 from tests.oracle.streams import check_stream
 from translators.errors import TranslationError
 from translators.sse import SSEDecoder, encode_frame
 from translators.wire import JSON, decode, encode
 
-CASES = [pytest.param(c, id=c.id) for c in golden.find_cases()]
-REPLIES = [pytest.param(c, id=c.id) for c in golden.find_cases() if golden.REPLY in c.files]
-STREAMS = [pytest.param(c, id=c.id) for c in golden.find_cases() if c.has_stream]
+CASES = [pytest.param(c, id=c.id) for c in cases.CASES]
+REPLIES = [pytest.param(c, id=c.id) for c in cases.CASES if corpus.REPLY in c.files]
+STREAMS = [pytest.param(c, id=c.id) for c in cases.CASES if c.has_stream]
 VALUES: list[JSON] = [None, 5, -1, 1.5, True, "", "x", [], [1], ["x"], [None], [{}], {}, {"a": 1}]
 TRIES = 6
 GIVEN = ("logprobs", "annotations")
@@ -45,7 +46,7 @@ def misshape(document: JSON, rng: random.Random) -> JSON:
 @pytest.mark.parametrize("case", CASES)
 def test_request(case: Case) -> None:
     rng = random.Random(case.id)
-    body = decode(case.read(golden.REQUEST))
+    body = decode(case.read(corpus.REQUEST))
     for _ in range(TRIES):
         try:
             encode(case.translation().request(misshape(body, rng)))
@@ -56,7 +57,7 @@ def test_request(case: Case) -> None:
 @pytest.mark.parametrize("case", REPLIES)
 def test_reply(case: Case) -> None:
     rng = random.Random(case.id)
-    body = decode(case.read(golden.REPLY))
+    body = decode(case.read(corpus.REPLY))
     for _ in range(TRIES if body else 0):
         try:
             encode(case.begin().reply(misshape(body, rng)))
@@ -68,7 +69,7 @@ def test_reply(case: Case) -> None:
 def test_stream(case: Case) -> None:
     rng = random.Random(case.id)
     decoder = SSEDecoder()
-    frames = decoder.feed(case.read(golden.STREAM)) + decoder.finish()
+    frames = decoder.feed(case.read(corpus.STREAM)) + decoder.finish()
     readable = [i for i, frame in enumerate(frames) if frame.data[:1] == b"{"]
     for _ in range(TRIES if readable else 0):
         changed = [*frames]

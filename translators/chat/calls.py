@@ -116,6 +116,17 @@ class CallReader:
                 events += call.rest()
         return events
 
+    def close_complete(self) -> list[Event]:
+        """End the calls whose arguments are whole, as something else begins after them."""
+        events: list[Event] = []
+        for call in self._calls:
+            if call.item_index is None or call.is_closed or not is_json(call.arguments()):
+                continue
+            events += call.rest()
+            call.is_closed = True
+            events.append(ItemEnd(call.item_index))
+        return events
+
     def open_indexes(self) -> list[int]:
         """Indexes of the items that are still open, oldest first."""
         return [
@@ -157,16 +168,7 @@ class CallReader:
         return call
 
     def _start(self, call: _Call, index: int) -> list[Event]:
-        events: list[Event] = []
-        for earlier in self._calls:
-            if earlier is call:
-                break
-            if not earlier.is_closed and earlier.item_index is not None:
-                if not is_json(earlier.arguments()):
-                    continue
-                events += earlier.rest()
-                earlier.is_closed = True
-                events.append(ItemEnd(earlier.item_index))
+        events = self.close_complete()
         item = ToolCall(call.call_id, call.name, "", call.kind)
         restore_name(item, self._ctx)
         call.call_id = item.call_id

@@ -10,7 +10,6 @@ from translators.chat import schema
 from translators.context import Context
 from translators.dialect import Dialect
 from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
-from translators.files import read_text
 from translators.wire import JSON, open_as
 
 
@@ -62,18 +61,9 @@ def write_content(parts: Sequence[Part], ctx: Context, *, joint: str = "\n") -> 
     Raises:
         UnsupportedFeature: The upstream has no place for a part.
     """
-    parts = [_as_text(part, ctx) for part in parts]
     if all(isinstance(part, Text | Refusal) for part in parts):
         return joint.join(part.text for part in parts if isinstance(part, Text | Refusal))
     return [write_part(part, ctx) for part in parts]
-
-
-def _as_text(part: Part, ctx: Context) -> Part:
-    """A file as its text, where the upstream takes no files and the file is text."""
-    if not isinstance(part, File) or ctx.profile.files:
-        return part
-    text = read_text(part)
-    return part if text is None else Text(f"[{part.filename or 'file'}]\n{text}")
 
 
 def write_part(part: Part, ctx: Context) -> JSON:
@@ -98,7 +88,7 @@ def write_part(part: Part, ctx: Context) -> JSON:
         case Audio(data=data, format=audio_format):
             return {"type": "input_audio", "input_audio": {"data": data, "format": audio_format}}
         case File():
-            return _write_file(part, ctx)
+            return _write_file(part)
         case OpaquePart(dialect=Dialect.CHAT):
             return part.body
     raise UnsupportedFeature(
@@ -106,9 +96,8 @@ def write_part(part: Part, ctx: Context) -> JSON:
     )
 
 
-def _write_file(part: File, ctx: Context) -> JSON:
-    if part.url is not None or not ctx.profile.files:
-        what = "A file by URL" if part.url is not None else "A file"
-        raise UnsupportedFeature(f"{what} cannot be sent to this upstream.", param=part.param)
+def _write_file(part: File) -> JSON:
+    if part.url is not None:
+        raise UnsupportedFeature("Chat Completions takes no files by URL.", param=part.param)
     members = {"file_data": part.data, "file_id": part.file_id, "filename": part.filename}
     return {"type": "file", "file": {k: v for k, v in members.items() if v is not None}}

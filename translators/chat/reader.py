@@ -193,6 +193,7 @@ class ChatReader:
         if self._open is not None and self._open[1] is kind:
             return self._open[0]
         self._close(events)
+        events += self._calls.close_complete()
         index = self._next
         self._next += 1
         self._open = (index, kind)

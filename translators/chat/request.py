@@ -103,6 +103,9 @@ def _read_message(body: JSON, path: str, before: list[Item]) -> list[Item]:
                     "Earlier audio answers cannot be translated.", param=f"{path}.audio"
                 )
             items = read_assistant(message, path)
+            for place, item in enumerate(items, len(before)):
+                if isinstance(item, ToolCall) and not item.call_id:
+                    item.call_id = f"call_{place}"
             if items:  # many clients send "" with their calls
                 parts = [part for part in parts if part != Text("")]
             if parts or not items:
@@ -137,9 +140,8 @@ def read_assistant(
     for i, call in enumerate(message.tool_calls or ()):
         items.append(_read_call(call, f"{path}.tool_calls[{i}]", fault))
     if message.function_call is not None and message.function_call.name is not None:
-        name = message.function_call.name
         arguments = read_arguments(message.function_call.arguments)
-        items.append(ToolCall(f"call_{name}", name, arguments))
+        items.append(ToolCall("", message.function_call.name, arguments))
     return items
 
 

@@ -94,6 +94,8 @@ class _Turns:
             self._ctx.lose("items", "encrypted reasoning of another issuer cannot be read")
 
     def _say(self, item: Message) -> None:
+        if item.phase is not None:
+            self._ctx.lose("items", "Chat has no phases of messages")
         if self._said is not None and not self._calls:
             self.end_turn()
         if self._said is None:

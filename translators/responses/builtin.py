@@ -129,6 +129,7 @@ BUILTINS = (
             ["command"],
             command={**_STRINGS, "description": "The command and its arguments."},
             working_directory={"type": "string"},
+            env={"type": "object", "additionalProperties": {"type": "string"}},
             timeout_ms={"type": "integer"},
         ),
         complete=_local_action,
@@ -213,9 +214,16 @@ def read_call(
         missing = "call_id" if value is not None else builtin.member
         param = f"{path}.{missing}"
         raise fault(f"Missing required parameter: '{param}'.", param=param)
-    return ToolCall(
-        call_id, builtin.kind.value, encode(value).decode(), builtin.kind, id=body.get("id")
-    )
+    arguments = encode(_asked(builtin, value)).decode()
+    return ToolCall(call_id, builtin.kind.value, arguments, builtin.kind, id=body.get("id"))
+
+
+def _asked(builtin: Builtin, value: JSON) -> JSON:
+    """What the model itself had said: the members of its function, without empty ones."""
+    known = builtin.parameters["properties"]
+    if builtin.kind is ToolKind.TOOL_SEARCH or not isinstance(value, dict):
+        return value
+    return {name: v for name, v in value.items() if name in known and v not in (None, {})}
 
 
 def read_output(builtin: Builtin, body: dict[str, JSON], path: str) -> ToolResult:

@@ -12,6 +12,7 @@ from translators.errors import MalformedRequest, TranslationError, UnsupportedFe
 from translators.responses import schema
 from translators.wire import JSON, encode, open_as
 
+_VALUES = {"refusal": "refusal", "input_image": "image_url", "input_audio": "input_audio"}
 _TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 
 
@@ -70,7 +71,8 @@ def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
             )
         case _ if part.type not in _TEXTS and part.type not in ("refusal", "input_image"):
             return OpaquePart(Dialect.RESPONSES, part.type, body, param=path)
-    raise fault(f"Invalid '{path}': the '{part.type}' part misses its value.", param=path)
+    param = f"{path}.{_VALUES.get(part.type, 'text')}"
+    raise fault(f"Missing required parameter: '{param}'.", param=param)
 
 
 def write_input(parts: Sequence[Part], role: Role) -> JSON:

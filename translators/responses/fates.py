@@ -25,6 +25,7 @@ REQUEST: Table = {
     "metadata": Row(Fate.KEPT, "echoed"),
     "model": _EXACT,
     "moderation": Row(Fate.REFUSED, "this upstream moderates nothing"),
+    "n": Row(Fate.REFUSED, "a response is one choice"),
     "parallel_tool_calls": _EXACT,
     "presence_penalty": _EXACT,
     "previous_response_id": Row(Fate.REFUSED, _NO_STORE),

@@ -25,6 +25,8 @@ from translators.wire import JSON, extra_of, known_members, open_as
 
 _LOGPROBS = "message.output_text.logprobs"
 _SEALED = "reasoning.encrypted_content"
+_NEUTRAL = {"n": 1}
+"""Values of refused members that ask for nothing."""
 _REFUSED = with_fate(REQUEST, Fate.REFUSED)
 _LOST = with_fate(REQUEST, Fate.LOST)
 _KNOWN = known_members(schema.CreateResponse) | (REQUEST.keys() - schema.KNOBS)
@@ -48,7 +50,7 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
     """
     wire = open_as(schema.CreateResponse, body, "")
     for name, why in _REFUSED.items():
-        if body.get(name):
+        if body.get(name) not in (None, False, "", _NEUTRAL.get(name)):
             raise UnsupportedFeature(f"'{name}': {why}.", param=name)
     include = wire.include or []
     _record_losses(body, include, ctx)

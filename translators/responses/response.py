@@ -65,6 +65,8 @@ def read_response(body: dict[str, JSON], ctx: Context) -> Response:
     """
     fault = UpstreamProtocolError
     wire = open_as(schema.Response, body, "", fault)
+    if wire.status is None and wire.output is None and wire.error is None:
+        raise fault("it has neither a status nor an output")
     output = [read_item(item, f"output[{i}]", fault) for i, item in enumerate(wire.output or ())]
     error = None
     stop = None
