@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.extras import clients_env, vllm_env
+from tests.extras.cache import Unavailable
 
 EXTRAS: dict[str, Callable[[], Path]] = {
     "real vLLM": vllm_env.ensure,
@@ -21,7 +22,7 @@ def main() -> None:
     for name, ensure in EXTRAS.items():
         try:
             ensure()
-        except vllm_env.Unavailable as error:
+        except Unavailable as error:
             sys.stderr.write(f"{name}: not installed, so its tests cannot run: {error}\n")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.extras.vllm_env import Unavailable
+from tests.extras.cache import Unavailable
 
 
 def need(ensure: Callable[[], Path]) -> Path:
