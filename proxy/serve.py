@@ -108,6 +108,7 @@ def server_config(app: Litestar, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody asks for the caller's address
         headers=[("server", "dragoman")],
         timeout_keep_alive=75,
         timeout_graceful_shutdown=math.ceil(settings.server.drain_s),

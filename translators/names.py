@@ -35,7 +35,7 @@ class ToolNames:
 
     def flat(self, name: str, namespace: str | None) -> str:
         """The flat name of a tool; one that the request does not declare is named likewise."""
-        return self._flat.get((namespace, name)) or _flatten(name, namespace)
+        return self._flat.get((namespace, name)) or flatten(name, namespace)
 
     def restore(self, flat: str) -> ToolName:
         """The tool behind a flat name; an unknown name stands for a function of that name."""
@@ -48,14 +48,15 @@ class ToolNames:
         return not any(name != flat and name.startswith(flat) for name in self._tools)
 
     def _add(self, tool: ToolName) -> None:
-        flat = _flatten(tool.name, tool.namespace)
+        flat = flatten(tool.name, tool.namespace)
         if flat in self._tools and self._tools[flat] != tool:
             flat = _shorten(flat, f"{tool.namespace}\0{tool.name}")
         self._flat[tool.namespace, tool.name] = flat
         self._tools[flat] = tool
 
 
-def _flatten(name: str, namespace: str | None) -> str:
+def flatten(name: str, namespace: str | None) -> str:
+    """The flat name of a tool, as long as no other tool of the request has it already."""
     if namespace is None:
         return name
     joined = f"{namespace}__{name}"

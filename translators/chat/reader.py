@@ -213,9 +213,9 @@ class ChatReader:
         for name, value in extra.items():
             before = self._extra.get(name)
             if isinstance(before, list) and isinstance(value, list):
-                self._extra[name] = before + value
+                before.extend(value)
             else:
-                self._extra[name] = value
+                self._extra[name] = list(value) if isinstance(value, list) else value
 
     def _end(self) -> list[Event]:
         self._is_over = True

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from translators.canonical import FunctionTool, Part, Status, Text, ToolCall, ToolKind, ToolResult
 from translators.errors import MalformedRequest, TranslationError, UpstreamProtocolError
+from translators.names import flatten
 from translators.wire import JSON, decode, encode
 
 
@@ -100,11 +101,20 @@ def _patch_output(body: JSON) -> str:
 
 
 def _search_output(body: JSON) -> str:
-    tools = body.get("tools")
-    tools = tools if isinstance(tools, list) else []
-    names = [tool.get("name") for tool in tools if isinstance(tool, dict)]
-    found = ", ".join(name for name in names if isinstance(name, str))
+    found = ", ".join(_callable_names(body.get("tools"), None))
     return f"Tools that can be called now: {found}" if found else "No tools were found."
+
+
+def _callable_names(tools: JSON, namespace: str | None) -> list[str]:
+    """Names of tools, those inside namespaces included, as a chat model knows them."""
+    names: list[str] = []
+    for tool in tools if isinstance(tools, list) else ():
+        match tool:
+            case {"type": "namespace", "name": str(name), "tools": inner}:
+                names += _callable_names(inner, name)
+            case {"name": str(name)}:
+                names.append(flatten(name, namespace))
+    return names
 
 
 def _object(required: list[str], **properties: JSON) -> JSON:
