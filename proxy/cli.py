@@ -1,4 +1,4 @@
-"""The command ``dragoman``: serve, check, translate."""
+"""The command ``dragoman``: serve, check, translate, fixtures."""
 
 import argparse
 import asyncio
@@ -11,6 +11,7 @@ import msgspec
 
 from backends.errors import BackendError
 from proxy.discovery import KNOWN, find_local
+from proxy.fixtures import RecordError, add_fixtures_flags, fixtures
 from proxy.log import configure
 from proxy.options import add_flags, overrides
 from proxy.serve import PortTaken, serve
@@ -32,11 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         match options.command:
             case "translate":
                 return translate(options)
+            case "fixtures":
+                return fixtures(options)
             case "check":
                 return asyncio.run(_check(_settings(options, rest)))
             case _:
                 return _serve(options, rest)
-    except (SettingsError, PortTaken, TranslationError, OSError) as error:
+    except (SettingsError, PortTaken, TranslationError, RecordError, OSError) as error:
         print(f"dragoman: {error}", file=sys.stderr)  # noqa: T201 - the command's own voice
         return 2
     except KeyboardInterrupt:
@@ -74,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "translate", help=f"translate a {', '.join(KINDS)} from a file, without a server"
     )
     add_translate_flags(translating)
+    add_fixtures_flags(commands.add_parser("fixtures", help="check or record golden cases"))
     return parser
 
 

@@ -83,6 +83,17 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keb
     fold: str | None = None
     known_gap: str | None = None
 
+    def settings(self) -> tuple[Profile, Policy]:
+        """The upstream's profile and the operator's choices.
+
+        Raises:
+            ValueError: There is no such profile, member or choice.
+        """
+        if self.profile not in PROFILES:
+            raise ValueError(f"there is no profile {self.profile!r}")
+        profile = msgspec.to_builtins(PROFILES[self.profile]) | self.overrides
+        return msgspec.convert(profile, Profile), msgspec.convert(self.policy, Policy)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -124,12 +135,12 @@ class Case:
     def translation(self) -> Translation:
         """A translation of the case's pair, with counted ids and a clock that stands still."""
         caller, _, upstream = self.folder.parent.name.partition("-")
-        profile = msgspec.to_builtins(PROFILES[self.facts.profile]) | self.facts.overrides
+        profile, policy = self.facts.settings()
         return Translation.between(
             caller,
             upstream,
-            profile=msgspec.convert(profile, Profile),
-            policy=msgspec.convert(self.facts.policy, Policy),
+            profile=profile,
+            policy=policy,
             new_id=counting_ids(),
             now=lambda: NOW_UNIX_S,
         )
@@ -150,10 +161,12 @@ class Outcome:
     status: int | None = None
 
     def lose(self, translation: Translation) -> None:
+        """Note what a translation could not say."""
         new = [loss.param for loss in translation.losses if loss.param not in self.losses]
         self.losses += dict.fromkeys(new)
 
     def refuse(self, error: ErrorInfo, translation: Translation) -> None:
+        """Note the error that the caller gets."""
         self.files["caller.error.json"] = translation.caller.write_error(error)
         self.status = error.status
 
@@ -210,12 +223,11 @@ def load_case(folder: Path) -> Case:
         raise BadCase(case_id, ERROR, f"it excludes {REPLY} and {STREAM}")
     try:
         facts = msgspec.convert(tomllib.loads((folder / FACTS).read_text("utf-8")), Facts)
-    except (msgspec.ValidationError, ValueError) as error:
+        facts.settings()
+    except ValueError as error:  # of TOML, UTF-8 and msgspec too
         raise BadCase(case_id, FACTS, str(error)) from error
     if ERROR in files and facts.status is None:
         raise BadCase(case_id, FACTS, f"{ERROR} needs a status")
-    if facts.profile not in PROFILES:
-        raise BadCase(case_id, FACTS, f"there is no profile {facts.profile!r}")
     return Case(folder, facts, files)
 
 
@@ -280,11 +292,16 @@ def whole(case: Case, translation: Translation) -> Response:
 
 def read_events(case: Case, translation: Translation) -> list[Event]:
     """The events of a case's stream, up to the first that ends it."""
+    return events_of(case.read(STREAM), translation)
+
+
+def events_of(stream: bytes, translation: Translation) -> list[Event]:
+    """The events of a stream of the upstream's dialect, up to the first that ends it."""
     decoder = SSEDecoder()
     reader = translation.upstream.reader(translation.ctx)
     events: list[Event] = []
     try:
-        for frame in decoder.feed(case.read(STREAM)) + decoder.finish():
+        for frame in decoder.feed(stream) + decoder.finish():
             events += reader.feed(frame)
         events += reader.finish()
     except TranslationError as error:
@@ -359,7 +376,10 @@ def compare_fold(case: Case) -> None:
     Raises:
         Differs: They are not the same answer.
     """
-    expected = whole(case, case.begin())
+    try:
+        expected = whole(case, case.begin())
+    except TranslationError as error:
+        raise Differs(case.id, REPLY, f"it cannot be read: {error}") from error
     actual = fold(read_events(case, case.begin()))
     for name in ("output", "stop", "usage"):
         told, folded = (msgspec.to_builtins(getattr(r, name)) for r in (expected, actual))

@@ -22,7 +22,8 @@ _TYPES = {
 }
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 _OVERFLOW = re.compile(
-    r"maximum context length|max_model_len|context_length_exceeded|context window"
+    # What "cannot be greater than max_model_len" is the output limit, whatever the prompt's length.
+    r"maximum context length|(?<!greater than )max_model_len|context_length_exceeded|context window"
     r"|maximum model length|longer than the maximum|exceeds the available context size",
     re.IGNORECASE,
 )

@@ -11,6 +11,7 @@ The tests are that model. What Codex offers depends on what it knows of the mode
 """
 
 import asyncio
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,11 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]  # a first run inst
 UNKNOWN = "some-model"
 PROOF = "dragoman-was-here"
 COMMAND = f"printf {PROOF} > proof.txt"
+DOT = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+    "gg=="
+)
+"""A PNG of one pixel, in base64."""
 
 CONFIG = """
 model = "{model}"
@@ -241,6 +247,23 @@ def test_tools_found_by_search_can_be_called(codex: Codex) -> None:
     assert "multi_agent_v1__wait_agent" not in before
     assert "multi_agent_v1__wait_agent" in session.tools()
     assert "nobody" in session.results()[-1]
+
+
+def test_image_that_a_tool_shows(codex: Codex) -> None:
+    """``view_image`` gives an image. Tool messages hold text only, so a user message shows it."""
+    (codex.work / "dot.png").write_bytes(base64.b64decode(DOT))
+
+    def speak(chat: JSON) -> Answer:
+        return _say("A dot.") if _results(chat) else _call("view_image", path="dot.png")
+
+    session = codex.exec(speak)
+
+    assert session.items("agent_message")[-1]["text"] == "A dot."
+    call, result, shown = session.chats[-1]["messages"][-3:]
+    assert call["tool_calls"][0]["id"] == result["tool_call_id"] == "call_1"
+    assert shown["role"] == "user"
+    images = [part["image_url"] for part in shown["content"] if part["type"] == "image_url"]
+    assert [image["url"] for image in images] == [f"data:image/png;base64,{DOT}"]
 
 
 def test_tools_in_the_input(codex: Codex) -> None:

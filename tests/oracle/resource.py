@@ -185,6 +185,10 @@ class NamedChoice(msgspec.Struct, tag="function"):
     name: str
 
 
+class CustomChoice(msgspec.Struct, tag="custom"):
+    name: str
+
+
 class AllowedTools(msgspec.Struct, tag="allowed_tools"):
     mode: Literal["none", "auto", "required"]
     tools: list[JSON]
@@ -238,7 +242,7 @@ def check_resource(body: JSON) -> Resource:
             if tool["type"] == "function":
                 msgspec.convert(tool, FunctionTool)
         if isinstance(resource.tool_choice, dict):
-            msgspec.convert(resource.tool_choice, NamedChoice | AllowedTools)
+            msgspec.convert(resource.tool_choice, NamedChoice | CustomChoice | AllowedTools)
     except msgspec.ValidationError as error:
         raise AssertionError(f"not a legal response: {error}") from error
     finished = resource.status == "completed"

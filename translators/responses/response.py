@@ -23,6 +23,7 @@ PARAMS = {
 """Responses' request members -> canonical ones, where the names differ."""
 
 WRITE_PARAMS = {canonical: name for name, canonical in reversed(PARAMS.items())}
+WRITE_PARAMS["logprobs"] = "top_logprobs"  # here the number alone asks for them
 
 _REPLY_MEMBERS = known_members(schema.Response) | {
     "object",
