@@ -52,8 +52,10 @@ def read_input(wire: schema.CreateResponse, ctx: Context) -> Input:
         given.items += [read_item(b, f"instructions[{i}]") for i, b in enumerate(wire.instructions)]
     if isinstance(wire.input, str):
         given.items.append(Message(Role.USER, [Text(wire.input)]))
-    else:
+    elif wire.input is not None:
         _read_items(wire.input, given, ctx)
+    elif not given.items:
+        raise MalformedRequest("Missing required parameter: 'input'.", param="input")
     given.tools = _latest(given.tools)
     _open_sealed(given.items, ctx)
     return given

@@ -167,7 +167,7 @@ class CreateResponse(msgspec.Struct):
     """The request body, but for members that only travel."""
 
     model: str
-    input: str | list[JSON] = []
+    input: str | list[JSON] | None = None
     instructions: str | list[JSON] | None = None
     tools: list[JSON] | None = None
     tool_choice: JSON = None
