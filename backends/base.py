@@ -10,13 +10,15 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     """One HTTP request to an upstream.
 
     ``path`` is relative to the upstream's API root and begins with a slash, for instance
-    ``/chat/completions``; ``body`` is the JSON text, empty for GET.
+    ``/chat/completions``; ``body`` is the JSON text, empty for GET. ``session`` is the key of the
+    conversation, for backends that choose among servers; it is not sent.
     """
 
     method: str
     path: str
     headers: Sequence[tuple[str, str]] = ()
     body: bytes = b""
+    session: str | None = None
 
 
 class UpstreamReply(Protocol):

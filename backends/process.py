@@ -6,7 +6,8 @@ State machine (``FAILED`` is also reached from ``STARTING`` if the command canno
 
     NEW -> STARTING -> READY -> EXITED      it ended by itself
                     -> FAILED               it ended before it was ready, or stalled
-    STARTING, READY -> STOPPING -> EXITED   it was asked to stop
+    READY <-> UNHEALTHY -> EXITED           it runs, but its owner found that it does not work
+    STARTING, READY, UNHEALTHY -> STOPPING -> EXITED   it was asked to stop
 """
 
 import asyncio
@@ -36,6 +37,7 @@ class State(enum.StrEnum):
     NEW = "new"
     STARTING = "starting"
     READY = "ready"
+    UNHEALTHY = "unhealthy"
     STOPPING = "stopping"
     EXITED = "exited"
     FAILED = "failed"
@@ -118,6 +120,11 @@ class ManagedProcess:
         return self._reason
 
     @property
+    def was_ready(self) -> bool:
+        """Whether it ever was ready."""
+        return self._was_ready
+
+    @property
     def exit_status(self) -> int | None:
         """Its exit status, 128 + N for signal N; None while it runs or if it never did."""
         return self._status
@@ -149,6 +156,16 @@ class ManagedProcess:
         await _wait_event(self._ended, timeout_s)
         return self._state
 
+    def doubt(self, reason: str) -> None:
+        """Take note that it runs but does not work; nothing happens if it is not ``READY``."""
+        if self._state is State.READY:
+            self._to(State.UNHEALTHY, reason)
+
+    def trust(self) -> None:
+        """Take ``doubt`` back."""
+        if self._state is State.UNHEALTHY:
+            self._to(State.READY, "")
+
     async def stop(self, reason: str = "it was stopped") -> None:
         """End it and wait until nothing of its tree is left; may be called again.
 
@@ -159,7 +176,7 @@ class ManagedProcess:
             self._to(State.EXITED, "it was never started")
             self._ended.set()
             return
-        if self._state in (State.STARTING, State.READY):
+        if self._state in (State.STARTING, State.READY, State.UNHEALTHY):
             self._to(State.STOPPING, reason)
         self._begin_end()
         if self._ending is not None:
@@ -176,7 +193,8 @@ class ManagedProcess:
             self._was_ready = True
         if state is not State.STARTING:
             self._left_start.set()
-        bad = state is State.FAILED or (state is State.EXITED and was is State.READY)
+        by_itself = state is State.EXITED and was in (State.READY, State.UNHEALTHY)
+        bad = by_itself or state in (State.FAILED, State.UNHEALTHY)
         level = _log.warning if bad else _log.info
         level("process_state", process=self.name, state=state.value, was=was.value, reason=reason)
 
@@ -244,7 +262,7 @@ class ManagedProcess:
         match self._state:
             case State.STOPPING:
                 self._to(State.EXITED, self._reason)
-            case State.READY:
+            case State.READY | State.UNHEALTHY:
                 self._to(State.EXITED, self._explain(status))
             case State.STARTING:
                 self._to(State.FAILED, self._explain(status))

@@ -1,79 +1,48 @@
-"""A vLLM that we start ourselves: its command, its way to readiness, its end.
+"""A vLLM that we start ourselves and restart: the way to it, and what callers are told.
 
-Requests go through an inner HTTP backend that is made once the port is known. What vLLM serves,
-its parsers and its limits are the user's arguments; we add only what is needed to reach it.
+Requests go to one ``VllmServer`` after another. What vLLM serves, its parsers and its limits are
+the user's arguments; we add only what is needed to reach it.
 """
 
 import asyncio
+import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from pathlib import Path
+from typing import Final, assert_never
 
-import msgspec
 import structlog
 
-from backends.base import Backend, UpstreamReply, UpstreamRequest
-from backends.errors import (
-    BackendBrokeOff,
-    BackendError,
-    BackendExited,
-    BackendTimeout,
-    BackendUnavailable,
-)
+from backends.base import UpstreamReply, UpstreamRequest
+from backends.errors import BackendBrokeOff, BackendError, BackendExited, BackendUnavailable
 from backends.guardian import DEFAULT_GRACE_S
-from backends.process import ManagedProcess, State
+from backends.leftovers import remembering
+from backends.process import State
 from backends.spawn import Spawn, spawn_guarded
+from backends.supervision import Supervision
 from backends.vllm_command import (
-    Launch,
-    NoLauncher,
+    Flag,
     check_arguments,
     find_launcher,
+    flag_arguments,
     free_port,
     plan_launch,
     printable,
 )
-from backends.vllm_log import LogReader, Phase
+from backends.vllm_life import Progress, VllmLife
+from backends.vllm_server import Connect, VllmServer
 
-PORT_ATTEMPTS: Final = 3
 RETRY_AFTER_S: Final = 5
 
 _SHOWN_LINES: Final = 10
-_TELL_EVERY_S: Final = 10.0
-_TICK_S: Final = 1.0
-_PROBE_TIMEOUT_S: Final = 10.0
 _EXIT_NOTICE_S: Final = 0.5
 
 _log = structlog.get_logger("dragoman")
 
-Connect = Callable[[str, str], Backend]
-"""Makes the backend that talks HTTP, of a base URL and an API key."""
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """How far the start is."""
-
-    phase: Phase
-    elapsed_s: float
-    """Since the start was asked for; stands still once it is ready or over."""
-    last_line: str
-    """Of vLLM's log, without its prefix."""
-
-
-class _Model(msgspec.Struct):
-    id: str
-
-
-class _Models(msgspec.Struct):
-    """Reply of ``GET /v1/models``."""
-
-    data: list[_Model]
-
-
-_read_models: Final = msgspec.json.Decoder(_Models).decode
-
 
 class VllmBackend:
-    """Starts vLLM for one model and talks to it.
+    """Starts vLLM for one model, talks to it, and restarts it.
 
     Args:
         name: The upstream's name in settings, logs and errors.
@@ -81,17 +50,21 @@ class VllmBackend:
         connect: Makes the inner backend. It is called twice for a start, with
             ``http://host:port/v1`` for requests and ``http://host:port`` for ``/health``.
         python: Interpreter of the environment that has vLLM; looked for if absent.
-        args: More arguments for vLLM; they win over ours.
+        flags: vLLM's flags by name, such as ``tensor_parallel_size``; they win over ours.
+        args: More arguments for vLLM; they win over the flags.
         env: More environment variables; they win over ours.
+        log_file: Where vLLM's whole output is appended; nowhere if absent.
+        supervision: When it counts as unhealthy, and how it is restarted.
+        leftovers: Folder of files by which a later run finds what we leave behind; none if absent.
         stall_s: The start failed if vLLM logs nothing for so long.
         poll_s: Pause between two questions whether it is ready.
         grace_s: Time to end by itself when it is stopped.
-        clock: Seconds, for progress and the stall timer.
+        clock: Seconds, for progress, the stall timer, and how long it was ready.
         spawn: Starts the command.
         choose_port: Gives a port that is probably free.
 
     Raises:
-        ValueError: ``args`` has something under which vLLM could not be reached.
+        ValueError: ``flags`` or ``args`` are wrong, or vLLM could not be reached under them.
     """
 
     def __init__(
@@ -101,8 +74,12 @@ class VllmBackend:
         model: str,
         connect: Connect,
         python: str | None = None,
+        flags: Mapping[str, Flag] | None = None,
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        log_file: Path | None = None,
+        supervision: Supervision | None = None,
+        leftovers: Path | None = None,
         stall_s: float = 600.0,
         poll_s: float = 0.5,
         grace_s: float = DEFAULT_GRACE_S,
@@ -110,33 +87,31 @@ class VllmBackend:
         spawn: Spawn = spawn_guarded,
         choose_port: Callable[[], int] = free_port,
     ) -> None:
-        check_arguments(args)
+        self._args = (*flag_arguments(flags or {}), *args)
+        check_arguments(self._args)
+        rules = supervision or Supervision()
         self._name = name
         self._model = model
         self._connect = connect
         self._python = python
-        self._args = tuple(args)
         self._env = dict(env or {})
+        self._log_file = log_file
+        self._wait_s = rules.wait_s
         self._stall_s = stall_s
         self._poll_s = poll_s
         self._grace_s = grace_s
         self._clock = clock
-        self._spawn = spawn
+        self._spawn = spawn if leftovers is None else remembering(spawn, leftovers)
         self._choose_port = choose_port
 
-        self._reader = LogReader()
-        self._process: ManagedProcess | None = None
-        self._launch: Launch | None = None
-        self._inner: Backend | None = None
-        self._root: Backend | None = None
-        self._life: asyncio.Task[None] | None = None
-        self._closing = asyncio.Event()
-        self._attempts_left = PORT_ATTEMPTS
-        self._not_started = ""
-        self._served: tuple[str, ...] = ()
-        self._began_s: float | None = None
-        self._settled_s: float | None = None
-        self._told_s = 0.0
+        self._life = VllmLife(
+            name=name,
+            launch=self._launch,
+            rules=rules,
+            leftovers=leftovers,
+            grace_s=grace_s,
+            clock=clock,
+        )
 
     @property
     def name(self) -> str:
@@ -146,61 +121,48 @@ class VllmBackend:
     @property
     def state(self) -> State:
         """Where in its life vLLM is."""
-        if self._not_started:
-            return State.FAILED
-        if self._process is None or self._will_retry():
-            return State.NEW if self._life is None else State.STARTING
-        return self._process.state
+        return self._life.state
 
     @property
     def progress(self) -> Progress:
         """How far the start is."""
-        until_s = self._clock() if self._settled_s is None else self._settled_s
-        elapsed_s = 0.0 if self._began_s is None else until_s - self._began_s
-        return Progress(self._reader.phase, elapsed_s, self._reader.last_line)
+        return self._life.progress
 
     @property
     def served_model(self) -> str | None:
         """The first model that vLLM lists; None before it is ready."""
-        return self._served[0] if self._served else None
+        server = self._life.server
+        return server.served[0] if server is not None and server.served else None
 
     @property
     def reason(self) -> str:
         """Why it is not running, in one sentence; empty if nothing is wrong."""
-        if self._not_started or self._process is None:
-            return self._not_started
-        return self._process.reason
-
-    @property
-    def tail(self) -> tuple[str, ...]:
-        """The last lines of vLLM's log."""
-        return () if self._process is None else self._process.tail
+        return self._life.reason
 
     async def start(self) -> None:
         """Begin to start vLLM; returns at once."""
-        if self._life is not None:
-            raise RuntimeError(f"{self._name} was started before")
-        self._began_s = self._told_s = self._clock()
-        self._life = asyncio.create_task(self._live(), name=f"life of {self._name}")
+        self._life.begin()
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
-        """Send a request through the inner backend.
+        """Send a request through the inner backend; during a restart it may wait for its end.
 
         Raises:
-            BackendUnavailable: vLLM is still starting; the message has the phase.
+            BackendUnavailable: vLLM starts, is being restarted or does not work; the message has
+                the phase or the reason.
             BackendExited: It ended or could not be started; the message has reason and last lines.
             BackendError: What the inner backend raises.
         """
-        inner, process = self._inner, self._process
-        if self.state is not State.READY or inner is None or process is None:
-            raise self._not_ready()
+        server = await self._ready_server()
         try:
-            return await inner.send(request)
+            return await server.send(request)
         except (BackendUnavailable, BackendBrokeOff) as exc:
             # A refused or broken connection is often the first sign of its end.
-            if await process.wait_ended(_EXIT_NOTICE_S) is State.READY:
-                raise
-            raise self._not_ready() from exc
+            match await server.process.wait_ended(_EXIT_NOTICE_S):
+                case State.EXITED | State.FAILED:
+                    raise self._ended(server) from exc
+                case State.STOPPING | State.UNHEALTHY:
+                    raise self._not_ready() from exc
+            raise
 
     async def probe(self) -> None:
         """Ask vLLM for its health and its models.
@@ -208,198 +170,97 @@ class VllmBackend:
         Raises:
             BackendError: It is not ready, or does not answer well.
         """
-        if self.state is not State.READY:
+        server = self._life.server
+        if self.state is not State.READY or server is None:
             raise self._not_ready()
-        await self._check()
+        await server.check()
 
     async def aclose(self) -> None:
         """Stop vLLM and wait until nothing of it is left; may be called again."""
-        self._closing.set()
-        if self._process is not None:
-            await self._process.stop()
-        if self._life is not None:
-            await asyncio.wait({self._life})
-        await self._disconnect()
+        await self._life.end()
 
     def hurry(self) -> None:
         """Cut short the grace of an ``aclose`` under way."""
-        if self._process is not None:
-            self._process.hurry()
+        if self._life.server is not None:
+            self._life.server.process.hurry()
 
-    async def _live(self) -> None:
-        """Start vLLM, on another port if somebody took the first, and see it to its end.
-
-        A restart after an exit belongs here too.
-        """
-        try:
-            await self._live_with(find_launcher(self._python))
-        except NoLauncher as exc:
-            self._give_up(str(exc))
-        except Exception as exc:  # a fault of ours; callers must not be told to wait for ever
-            self._give_up(f"vLLM could not be started: {exc!r}")
-            raise
-
-    def _give_up(self, reason: str) -> None:
-        self._not_started = reason
-        self._settled_s = self._clock()
-        _log.warning("vllm_not_started", backend=self._name, reason=reason)
-
-    async def _live_with(self, launcher: Sequence[str]) -> None:
-        while not self._closing.is_set():
-            self._attempts_left -= 1
-            process = await self._launch_with(launcher)
-            if self._closing.is_set():
-                return
-            await process.start()
-            while await process.wait_ready(_TICK_S) is State.STARTING:
-                self._tell(at_least_every_s=_TELL_EVERY_S)
-            self._settled_s = self._clock()
-            if process.state is State.READY:
-                self._reader.started()
-                self._tell(at_least_every_s=0)
-            await process.wait_ended()
-            if not self._will_retry():
-                return
-            self._settled_s = None
-            await self._disconnect()
-
-    async def _launch_with(self, launcher: Sequence[str]) -> ManagedProcess:
-        """Prepare one process, and the way to talk to it."""
+    def _launch(self, on_phase: Callable[[], None]) -> VllmServer:
+        """Prepare one server on a port of its own."""
         launch = plan_launch(
-            launcher,
+            find_launcher(self._python),
             model=self._model,
             args=self._args,
             env=self._env,
             port=self._choose_port(),
         )
-        self._reader = reader = LogReader()
-        self._launch = launch
-        self._served = ()
-        self._inner = self._connect(f"{launch.origin}/v1", launch.api_key)
-        self._root = self._connect(launch.origin, launch.api_key)
-        self._process = process = ManagedProcess(
-            launch.command,
+        _log.info("vllm_start", backend=self._name, command=printable(launch.command))
+        return VllmServer(
+            launch,
             name=self._name,
-            probe=self._answers,
-            env=launch.env,
-            on_line=self._on_line,
-            explain=reader.explain,
-            redact=[launch.api_key] if launch.api_key else [],
+            connect=self._connect,
+            log_file=self._log_file,
+            on_phase=on_phase,
             stall_s=self._stall_s,
             poll_s=self._poll_s,
             grace_s=self._grace_s,
             clock=self._clock,
             spawn=self._spawn,
         )
-        _log.info("vllm_start", backend=self._name, command=printable(launch.command))
-        await self._inner.start()
-        await self._root.start()
-        return process
 
-    async def _disconnect(self) -> None:
-        inner, root = self._inner, self._root
-        self._inner = self._root = None
-        for backend in (inner, root):
-            if backend is not None:
-                await backend.aclose()
-
-    def _will_retry(self) -> bool:
-        """Whether the process lost its port to another one and gets another."""
-        return (
-            self._process is not None
-            and self._process.state in (State.FAILED, State.EXITED)
-            and self._reader.lost_port
-            and self._launch is not None
-            and self._launch.port_is_ours
-            and self._attempts_left > 0
-            and not self._closing.is_set()
-        )
-
-    def _on_line(self, line: str) -> None:
-        if self._reader.feed(line) and self.state is State.STARTING:
-            self._tell(at_least_every_s=0)
-
-    def _tell(self, *, at_least_every_s: float) -> None:
-        """Log the progress, unless that was done a short while ago."""
-        now_s = self._clock()
-        if now_s - self._told_s < at_least_every_s:
-            return
-        self._told_s = now_s
-        progress = self.progress
-        _log.info(
-            "vllm_progress",
-            backend=self._name,
-            phase=progress.phase.value,
-            elapsed_s=round(progress.elapsed_s, 1),
-            last_line=progress.last_line,
-            model=self.served_model,
-        )
-
-    async def _answers(self) -> bool:
-        try:
-            await self._check()
-        except BackendError:
-            return False
-        return True
-
-    async def _check(self) -> None:
-        """Ask for health and models, within a time limit.
+    async def _ready_server(self) -> VllmServer:
+        """The server, after a wait for its restart if it must be and may be waited for.
 
         Raises:
-            BackendError: One of them is not as it should be.
+            BackendError: It is not ready.
         """
-        try:
-            async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                status, _ = await self._get(self._root, "/health")
-                if status != 200:
-                    raise BackendUnavailable(
-                        f"vLLM answers GET /health with status {status}", backend=self._name
-                    )
-                status, body = await self._get(self._inner, "/models")
-        except TimeoutError as exc:
-            raise BackendTimeout(
-                f"vLLM did not answer within {_PROBE_TIMEOUT_S:.0f} s", backend=self._name
-            ) from exc
-        try:
-            models = _read_models(body) if status == 200 else _Models([])
-        except msgspec.MsgspecError as exc:
-            raise BackendUnavailable(
-                f"vLLM's list of models cannot be read: {exc}", backend=self._name
-            ) from exc
-        if not models.data:
-            raise BackendUnavailable(
-                f"vLLM lists no model (GET /v1/models has status {status})", backend=self._name
-            )
-        self._served = tuple(model.id for model in models.data)
-
-    async def _get(self, backend: Backend | None, path: str) -> tuple[int, bytes]:
-        if backend is None:
+        if self._wait_s > 0 and self._life.comes_back:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._wait_s):
+                    await self._life.wait_back()
+        server = self._life.server
+        if self.state is not State.READY or server is None:
             raise self._not_ready()
-        reply = await backend.send(
-            UpstreamRequest("GET", path, headers=[("accept-encoding", "identity")])
-        )
-        try:
-            return reply.status, b"".join([chunk async for chunk in reply.chunks()])
-        finally:
-            await reply.aclose()
+        return server
 
     def _not_ready(self) -> BackendError:
         """What to tell a caller while vLLM cannot be asked."""
-        match self.state:
+        state, progress = self.state, self.progress
+        if self._life.comes_back:
+            return BackendUnavailable(
+                f"{self._name}: vLLM is being restarted; before that: {self._life.last_reason}",
+                backend=self._name,
+                retry_after_s=max(RETRY_AFTER_S, math.ceil(self._life.pause_left_s)),
+            )
+        match state:
             case State.EXITED | State.FAILED:
-                message = self.reason or "vLLM ended"
-                if lines := self.tail[-_SHOWN_LINES:]:
-                    message = "; its last lines were:\n".join([message, "\n".join(lines)])
-                return BackendExited(f"{self._name}: {message}", backend=self._name)
+                return self._ended(self._life.server)
+            case State.UNHEALTHY:
+                message, retry_after_s = f"vLLM is unhealthy: {self.reason}", None
             case State.STOPPING:
-                return BackendUnavailable(f"{self._name}: vLLM is stopping", backend=self._name)
+                message, retry_after_s = "vLLM is stopping", None
             case State.NEW:
-                return BackendUnavailable(f"{self._name}: vLLM was not started", backend=self._name)
+                message, retry_after_s = "vLLM was not started", None
             case State.STARTING | State.READY:
-                progress = self.progress
-                return BackendUnavailable(
-                    f"{self._name}: vLLM is still starting ({progress.phase.value},"
-                    f" {progress.elapsed_s:.0f} s so far)",
-                    backend=self._name,
-                    retry_after_s=RETRY_AFTER_S,
+                message = (
+                    f"vLLM is still starting ({progress.phase.value},"
+                    f" {progress.elapsed_s:.0f} s so far)"
                 )
+                retry_after_s = RETRY_AFTER_S
+            case _:
+                assert_never(state)
+        return BackendUnavailable(
+            f"{self._name}: {message}", backend=self._name, retry_after_s=retry_after_s
+        )
+
+    def _ended(self, server: VllmServer | None) -> BackendExited:
+        """What to tell a caller whose server ended, with its last lines."""
+        ended = self._life.reason if server is None else server.process.reason
+        message = ended or "vLLM ended"
+        lines = () if server is None else server.process.tail[-_SHOWN_LINES:]
+        if lines:
+            message = "; its last lines were:\n".join([message, "\n".join(lines)])
+        return BackendExited(
+            f"{self._name}: {message}",
+            backend=self._name,
+            retry_after_s=RETRY_AFTER_S if self._life.comes_back else None,
+        )

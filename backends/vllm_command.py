@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -9,7 +10,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -29,6 +30,23 @@ _REFUSED: Final = {
     "--headless": "it would not serve HTTP",
     "--grpc": "it would not serve HTTP",
 }
+
+
+_STORE_TRUE: Final = frozenset(
+    {
+        "--aggregate-engine-logging",
+        "--data-parallel-multi-port-external-lb",
+        "--disable-log-stats",
+    }
+)
+"""Flags of vLLM 0.32 without a ``--no-`` form."""
+
+_JSON_LISTS: Final = frozenset({"--allowed-origins", "--allowed-methods", "--allowed-headers"})
+_COMMA_LISTS: Final = frozenset({"--disable-access-log-for-endpoints"})
+_REPEATED: Final = frozenset({"--middleware"})
+
+Flag = str | int | float | bool | list[Any] | dict[str, Any]
+"""A flag's value as TOML has it."""
 
 
 class NoLauncher(Exception):
@@ -56,6 +74,49 @@ def check_arguments(args: Sequence[str]) -> None:
     for option, reason in _REFUSED.items():
         if _given(args, option) is not None:
             raise ValueError(f"vLLM argument {option} cannot be used here: {reason}")
+
+
+def flag_arguments(flags: Mapping[str, Flag]) -> list[str]:
+    """A table of flags as vLLM's command line takes them, in the table's order.
+
+    ``true`` is ``--name``, ``false`` is ``--no-name`` or, for flags that lack this form, nothing.
+    A table is JSON text. A list becomes several values of one flag, except for the few flags that
+    want it as JSON text, joined by commas, or one by one.
+
+    Raises:
+        ValueError: A name is no flag's, or a list is empty.
+    """
+    arguments: list[str] = []
+    for name, value in flags.items():
+        option = f"--{name.replace('_', '-')}"
+        if not re.fullmatch(r"--[a-z][a-z0-9.-]*", option):
+            raise ValueError(f"'{name}' is no name of a vLLM flag; write tensor_parallel_size")
+        match value:
+            case True:
+                arguments.append(option)
+            case False:
+                if option not in _STORE_TRUE and option not in _REFUSED:
+                    arguments.append(f"--no-{option[2:]}")
+            case list() if option in _JSON_LISTS:
+                arguments += [option, _text(value)]
+            case list() if option in _COMMA_LISTS:
+                arguments += [option, ",".join(map(_text, value))]
+            case list() if option in _REPEATED:
+                for one in value:
+                    arguments += [option, _text(one)]
+            case []:
+                raise ValueError(f"vLLM flag {name} has an empty list; leave it out instead")
+            case list():
+                arguments += [option, *map(_text, value)]
+            case _:
+                text = _text(value)
+                # What begins with a dash would be taken for another option.
+                arguments += [f"{option}={text}"] if text.startswith("-") else [option, text]
+    return arguments
+
+
+def _text(value: Flag) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def find_launcher(python: str | None) -> tuple[str, ...]:
@@ -130,6 +191,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
+
+
+def printable_flags(flags: Mapping[str, Flag]) -> dict[str, Flag]:
+    """A table of flags for display, without secrets."""
+    hidden = {name for name in flags if f"--{name.replace('_', '-')}" in _SECRET_OPTIONS}
+    return {name: "***" if name in hidden else value for name, value in flags.items()}
 
 
 def printable(command: Sequence[str]) -> str:

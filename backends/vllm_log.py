@@ -1,4 +1,4 @@
-"""What vLLM's log says about its start: how far it is, and why it failed.
+"""What vLLM's log says about its start: how far it is, and why it failed; and its file.
 
 Read from vLLM 0.32 and its sources. Log texts are no interface: a line nobody recognises changes
 nothing, and the last lines are shown beside every reason.
@@ -6,9 +6,14 @@ nothing, and the last lines are shown beside every reason.
 
 import enum
 import re
-from typing import Final
+from pathlib import Path
+from typing import Final, TextIO
+
+import structlog
 
 from backends.spawn import describe_status
+
+_log = structlog.get_logger("dragoman")
 
 
 class Phase(enum.StrEnum):
@@ -211,3 +216,38 @@ class LogReader:
         elif not self._cause and _ENGINE_DIED.search(text):
             self._cause = "vLLM's engine process died without a word"
             self._lines_since = 0
+
+
+class LogFile:
+    """Appends lines to a file; a fault is logged once and does not harm the server."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8", buffering=1)
+        except OSError as exc:
+            self._complain(exc)
+
+    def write(self, line: str) -> None:
+        """Append a line that comes without its end."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(f"{line}\n")
+        except OSError as exc:
+            self._complain(exc)
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; may be called again."""
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as exc:
+                self._complain(exc)
+
+    def _complain(self, exc: OSError) -> None:
+        _log.warning("vllm_log_file", file=str(self._path), reason=exc.strerror or str(exc))

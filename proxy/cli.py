@@ -127,7 +127,8 @@ async def _choose_upstream(settings: Settings) -> tuple[Settings, str]:
 def _describe(name: str, upstream: Upstream) -> str:
     if upstream.vllm is not None:
         return f"{name}: vLLM with {upstream.vllm.model}"
-    return f"{name}: {upstream.url or 'the embedded demo model'}"
+    urls = [upstream.url] if upstream.url is not None else upstream.urls or []
+    return f"{name}: {', '.join(urls) or 'the embedded demo model'}"
 
 
 async def _check(settings: Settings) -> int:

@@ -1,7 +1,7 @@
 """One request's way to an upstream and back: relayed, or translated."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backends.base import UpstreamReply, UpstreamRequest
@@ -12,6 +12,7 @@ from proxy.heartbeat import Heartbeat
 from proxy.record import Record
 from proxy.replies import read_error_body, read_response, translate_stream
 from proxy.routing import Route, Router
+from proxy.session import session_of
 from proxy.usage import UsageTap
 from translators import CODECS
 from translators.codec import Codec
@@ -106,12 +107,13 @@ class Exchange:
 
     async def _relay(self, body: bytes, route: Route, path: str) -> None:
         """Pass bytes both ways, apart from the members that the route changes."""
+        session = self._session(route, body)
         members: dict[str, JSON] = dict(route.sets)
         if route.public_model is not None and route.upstream_model != route.public_model:
             members["model"] = route.upstream_model
         if members or route.defaults:
             body = splice(body, members, route.defaults)
-        reply = await self._call(route, path, body)
+        reply = await self._call(route, path, body, session)
         tap = UsageTap()
         try:
             if reply.status >= 400:
@@ -128,6 +130,7 @@ class Exchange:
     async def _translate(
         self, document: dict[str, JSON], route: Route, upstream: Codec, *, compacts: bool
     ) -> None:
+        session = self._session(route, document)
         ctx = self._services.context(route)
         self._record.losses = ctx.losses
         translation = Translation(self._caller, upstream, ctx)
@@ -136,7 +139,7 @@ class Exchange:
             document = ask_for_summary(document)
         outgoing = translation.request(document, upstream_model=renamed)
         outgoing = {**route.defaults, **outgoing, **route.sets}
-        reply = await self._call(route, upstream.path, encode(outgoing))
+        reply = await self._call(route, upstream.path, encode(outgoing), session)
         headers = pass_headers.to_caller(reply.headers)
         try:
             if reply.status >= 400:
@@ -189,10 +192,19 @@ class Exchange:
             self._record.fail(translator.failure)
         await answer.end()
 
-    async def _call(self, route: Route, path: str, body: bytes) -> UpstreamReply:
+    def _session(self, route: Route, request: bytes | Mapping[str, JSON]) -> str | None:
+        """The session's key, for the upstreams that choose by it."""
+        if getattr(route.upstream.backend, "wants_session", False):
+            return session_of(self._headers, request)
+        return None
+
+    async def _call(
+        self, route: Route, path: str, body: bytes, session: str | None
+    ) -> UpstreamReply:
         headers = pass_headers.to_upstream(self._headers, is_stream=self._record.is_stream)
         if not any(name == "x-request-id" for name, _ in headers):
             headers.append(("x-request-id", self._record.request_id))
-        reply = await route.upstream.backend.send(UpstreamRequest("POST", path, headers, body))
+        request = UpstreamRequest("POST", path, headers, body, session)
+        reply = await route.upstream.backend.send(request)
         self._record.upstream_answered()
         return reply

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from backends.vllm_command import printable
+from backends.vllm_command import printable, printable_flags
 from translators.profiles import PROFILES, Policy, Profile
 from translators.wire import JSON
 
@@ -67,20 +67,46 @@ class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class VLLM(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A vLLM to spawn: its model, another interpreter that has it, and further arguments."""
+    """A vLLM to spawn.
+
+    Attributes:
+        model: What vLLM calls the model: a folder or a repository.
+        python: Interpreter of another environment that has vLLM.
+        flags: vLLM's flags by name, such as ``tensor_parallel_size``.
+        args: Further arguments; they win over the flags.
+        env: More environment variables.
+        log_file: File to which vLLM's whole output is appended.
+        stall_timeout_s: The start failed if vLLM logs nothing for so long.
+        health_interval_s: Pause between two questions for its health.
+        health_failures: So many bad answers in a row make it unhealthy.
+        restart: Whether it is restarted after it exited or became unhealthy.
+        restart_backoff_s: Pause before the first restart; each further one doubles it.
+        restart_backoff_cap_s: The longest pause.
+        restart_wait_s: So long may a request wait for a restart; with 0 it is refused at once.
+    """
 
     model: str
     python: str | None = None
+    flags: dict[str, JSON] = {}
     args: list[str] = []
     env: dict[str, str] = {}
+    log_file: str | None = None
     stall_timeout_s: Limit = 600.0
+    health_interval_s: Limit = 5.0
+    health_failures: Annotated[int, Meta(ge=1)] = 3
+    restart: bool = True
+    restart_backoff_s: Limit = 1.0
+    restart_backoff_cap_s: Limit = 60.0
+    restart_wait_s: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One upstream: a URL, a vLLM to spawn, or the embedded demo.
+    """One upstream: a URL, the URLs of replicas, a vLLM to spawn, or the embedded demo.
 
     Attributes:
         url: API root, such as ``http://127.0.0.1:8000/v1``.
+        urls: API roots of servers that serve the same.
+        eject_after: Consecutive failures after which one of ``urls`` is left out for a while.
         vllm: A vLLM to spawn.
         demo: Whether it is the embedded demo.
         speaks: ``chat``, ``responses`` or ``auto``, which asks the upstream once.
@@ -93,6 +119,7 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     url: str | None = None
+    urls: Annotated[list[str], Meta(min_length=1)] | None = None
     vllm: VLLM | None = None
     demo: bool = False
     speaks: str = "auto"
@@ -100,6 +127,7 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_env: str | None = None
     profile: str = "vllm"
     overrides: dict[str, JSON] = {}
+    eject_after: Annotated[int, Meta(ge=1)] = 3
     connect_timeout_s: Limit = 10.0
     read_timeout_s: Limit = 600.0
 
@@ -207,6 +235,7 @@ def public(settings: Settings) -> JSON:
         if upstream["vllm"] is not None:
             upstream["vllm"]["env"] = dict.fromkeys(upstream["vllm"]["env"], "(hidden)")
             upstream["vllm"]["args"] = shlex.split(printable(upstream["vllm"]["args"]))
+            upstream["vllm"]["flags"] = printable_flags(upstream["vllm"]["flags"])
     return _without_none(tree)
 
 
@@ -227,7 +256,7 @@ def _set(
         if not isinstance(below, dict):
             return  # which is an error by itself
         if ".".join(path) in (f"upstreams.{name}.url", f"upstreams.{name}.vllm.model"):
-            for kind in ("url", "vllm", "demo"):
+            for kind in ("url", "urls", "vllm", "demo"):
                 if not any(p.startswith(f"upstreams.{name}.{kind}") for p in overrides):
                     below.pop(kind, None)
         tree = below
@@ -320,11 +349,12 @@ def _check(settings: Settings, place: _Place, environment: Mapping[str, str]) ->
     _check_variable("server.reasoning_key_env", secret, place, environment)
     for name, upstream in settings.upstreams.items():
         _check_upstream(f"upstreams.{name}", upstream, place, environment)
-        if upstream.url is not None and _is_ours(upstream.url, settings.server):
-            raise SettingsError(
-                f"{place.of(f'upstreams.{name}.url')}: the proxy itself listens there; "
-                "choose another port for one of both"
-            )
+        for at, url in _urls_of(upstream):
+            if _is_ours(url, settings.server):
+                raise SettingsError(
+                    f"{place.of(f'upstreams.{name}.{at}')}: the proxy itself listens there; "
+                    "choose another port for one of both"
+                )
     names = [model.name for model in settings.models]
     for i, model in enumerate(settings.models):
         if model.name in names[:i]:
@@ -340,14 +370,19 @@ def _check(settings: Settings, place: _Place, environment: Mapping[str, str]) ->
 def _check_upstream(
     at: str, upstream: Upstream, place: _Place, environment: Mapping[str, str]
 ) -> None:
-    kinds = (upstream.url is not None) + (upstream.vllm is not None) + upstream.demo
-    if kinds != 1:
-        raise SettingsError(f"{place.of(at)}: set exactly one of url, vllm and demo")
-    if upstream.url is not None and not _is_root(upstream.url):
-        raise SettingsError(
-            f"{place.of(f'{at}.url')}: expected a URL such as http://127.0.0.1:8000/v1, "
-            "without a query, a user or a password"
-        )
+    kinds = [upstream.url, upstream.urls, upstream.vllm, upstream.demo or None]
+    if sum(kind is not None for kind in kinds) != 1:
+        raise SettingsError(f"{place.of(at)}: set exactly one of url, urls, vllm and demo")
+    known: set[str] = set()
+    for name, url in _urls_of(upstream):
+        if not _is_root(url):
+            raise SettingsError(
+                f"{place.of(f'{at}.{name}')}: expected a URL such as http://127.0.0.1:8000/v1, "
+                "without a query, a user or a password"
+            )
+        if url.rstrip("/") in known:
+            raise SettingsError(f"{place.of(f'{at}.{name}')}: '{url}' comes twice")
+        known.add(url.rstrip("/"))
     _check_word(f"{at}.speaks", upstream.speaks, CHOICES["speaks"], place)
     _check_word(f"{at}.profile", upstream.profile, CHOICES["profile"], place)
     _check_variable(f"{at}.key_env", upstream.key_env, place, environment)
@@ -359,6 +394,13 @@ def _check_upstream(
         )
     base = msgspec.to_builtins(PROFILES[upstream.profile])
     _fill(Profile, {**base, **upstream.overrides}, f"{at}.overrides", place)
+
+
+def _urls_of(upstream: Upstream) -> list[tuple[str, str]]:
+    """The URLs of an upstream, each with the setting that holds it."""
+    if upstream.url is not None:
+        return [("url", upstream.url)]
+    return [(f"urls[{i}]", url) for i, url in enumerate(upstream.urls or ())]
 
 
 def _is_root(url: str) -> bool:

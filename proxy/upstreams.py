@@ -1,8 +1,13 @@
 """Backends from settings."""
 
+from pathlib import Path
+
 from backends.base import Backend
 from backends.demo import DemoBackend
+from backends.leftovers import state_folder
 from backends.openai_compatible import OpenAICompatibleBackend
+from backends.replicas import Ejection, ReplicaSet
+from backends.supervision import Supervision
 from backends.transport import AiohttpTransport
 from backends.vllm import VllmBackend
 from proxy import settings as config
@@ -52,11 +57,30 @@ def _build_backend(name: str, upstream: config.Upstream) -> Backend:
                 model=vllm.model,
                 connect=connect,
                 python=vllm.python,
+                flags=vllm.flags,
                 args=vllm.args,
                 env=vllm.env,
+                log_file=None if vllm.log_file is None else Path(vllm.log_file).expanduser(),
+                supervision=_supervision(vllm),
+                leftovers=state_folder(),
                 stall_s=vllm.stall_timeout_s,
             )
         except ValueError as error:
-            raise config.SettingsError(f"upstreams.{name}.vllm.args: {error}") from error
+            raise config.SettingsError(f"upstreams.{name}.vllm: {error}") from error
+    key = config.key_of(upstream)
+    if upstream.urls is not None:
+        replicas = {url.rstrip("/"): connect(url, key) for url in upstream.urls}
+        return ReplicaSet(name, replicas, ejection=Ejection(after=upstream.eject_after))
     assert upstream.url is not None
-    return connect(upstream.url, config.key_of(upstream))
+    return connect(upstream.url, key)
+
+
+def _supervision(vllm: config.VLLM) -> Supervision:
+    return Supervision(
+        health_interval_s=vllm.health_interval_s,
+        health_failures=vllm.health_failures,
+        restart=vllm.restart,
+        backoff_s=vllm.restart_backoff_s,
+        backoff_cap_s=vllm.restart_backoff_cap_s,
+        wait_s=vllm.restart_wait_s,
+    )

@@ -3,7 +3,9 @@
 Takes vLLM's arguments and ignores those it does not know. How it behaves is told by environment
 variables: ``FAKE_SAY`` (lines for the log) and ``FAKE_EXIT`` (then exit with this status),
 ``FAKE_HANG`` (log one line and never get ready), ``FAKE_IGNORE_TERM``, ``FAKE_STRAY`` (fork a
-child that leaves the group). ``POST /v1/die`` ends it with status 9, after ``FAKE_LAST_WORDS``.
+child that leaves the group), ``FAKE_EXIT_IF`` (exit with status 7 if this file exists).
+``POST /v1/die`` ends it with status 9, after ``FAKE_LAST_WORDS``; ``/v1/sicken`` and ``/v1/heal``
+decide about ``/health``; ``/v1/break-off`` ends it in the middle of a reply.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 STRAY = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"
 
@@ -25,6 +28,7 @@ def log(text: str, who: str = "APIServer") -> None:
 
 class Handler(BaseHTTPRequestHandler):
     models: tuple[str, ...] = ()
+    health = 200
 
     def do_GET(self) -> None:
         if self.path.startswith("/v1") and not self.authorized():
@@ -32,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/models":
             self.reply(200, {"object": "list", "data": [{"id": name} for name in self.models]})
         else:
-            self.reply(200 if self.path == "/health" else 404, {})
+            self.reply(Handler.health if self.path == "/health" else 404, {})
 
     def do_POST(self) -> None:
         if not self.authorized():
@@ -41,8 +45,18 @@ class Handler(BaseHTTPRequestHandler):
             sys.stderr.write(os.environ.get("FAKE_LAST_WORDS", "Killed") + "\n")
             sys.stderr.flush()
             os._exit(9)
+        elif self.path == "/v1/break-off":
+            self.send_response(200)
+            self.send_header("content-length", "100")
+            self.end_headers()
+            self.wfile.write(b"begun")
+            time.sleep(0.2)
+            os._exit(9)
+        elif self.path in ("/v1/sicken", "/v1/heal"):
+            Handler.health = 503 if self.path == "/v1/sicken" else 200
+            self.reply(200, {"pid": os.getpid()})
         else:
-            self.reply(200, {"path": self.path, "argv": sys.argv[1:]})
+            self.reply(200, {"path": self.path, "argv": sys.argv[1:], "pid": os.getpid()})
 
     def authorized(self) -> bool:
         key = os.environ.get("VLLM_API_KEY")
@@ -77,6 +91,8 @@ def main() -> None:
         sys.stderr.flush()
     if status := os.environ.get("FAKE_EXIT"):
         sys.exit(int(status))
+    if (path := os.environ.get("FAKE_EXIT_IF")) and Path(path).exists():
+        sys.exit(7)
     if "FAKE_HANG" in os.environ:
         time.sleep(120)
     log("Initializing a V1 LLM engine (v0.0.0) with config: ...", "EngineCore")

@@ -1,84 +1,29 @@
 """A managed vLLM, played by ``fake_vllm.py``: commands, readiness, reasons, and its end."""
 
 import asyncio
-import contextlib
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import structlog.testing
 
-from backends import vllm as vllm_module
-from backends import vllm_command
-from backends.base import UpstreamReply, UpstreamRequest
+from backends import vllm_command, vllm_life
+from backends.base import UpstreamRequest
 from backends.errors import BackendError, BackendExited, BackendUnavailable
 from backends.process import State
 from backends.vllm import VllmBackend
 from backends.vllm_command import check_arguments, free_port, plan_launch, printable
 from backends.vllm_log import LogReader, Phase
+from tests.backends.managed_vllm import FAKE, Inner, install_fake, is_, post, started
 from tests.backends.processes import Family, a_family, linux_only, until
 
-FAKE = Path(__file__).with_name("fake_vllm.py")
 KEY = "k3y"
-
-
-class Reply:
-    """A reply that httpx has read already."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-        self.status = response.status_code
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._response.headers
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        yield self._response.content
-
-    async def aclose(self) -> None:
-        pass
-
-
-class Inner:
-    """The least of an HTTP backend."""
-
-    name = "inner"
-
-    def __init__(self, base_url: str, api_key: str) -> None:
-        self.base_url = base_url
-        self._client = httpx.AsyncClient(
-            headers={"authorization": f"Bearer {api_key}"}, trust_env=False
-        )
-
-    async def start(self) -> None:
-        pass
-
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
-        try:
-            response = await self._client.request(
-                request.method,
-                self.base_url + request.path,
-                content=request.body,
-                headers=list(request.headers),
-            )
-        except httpx.TransportError as exc:
-            raise BackendUnavailable(str(exc), backend=self.name) from exc
-        return Reply(response)
-
-    async def probe(self) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
 
 
 @pytest.fixture
@@ -90,43 +35,7 @@ def family() -> Iterator[Family]:
 @pytest.fixture
 def installed(tmp_path: Path) -> dict[str, str]:
     """Environment in which ``-m vllm.entrypoints.openai.api_server`` is the fake server."""
-    folder = tmp_path / "site" / "vllm" / "entrypoints" / "openai"
-    folder.mkdir(parents=True)
-    for package in (folder, *list(folder.parents)[:2]):
-        (package / "__init__.py").touch()
-    run = f"import runpy; runpy.run_path({str(FAKE)!r}, run_name='__main__')\n"
-    (folder / "api_server.py").write_text(run)
-    return {"PYTHONPATH": str(tmp_path / "site")}
-
-
-@contextlib.asynccontextmanager
-async def started(
-    family: Family, env: Mapping[str, str], **options: Any
-) -> AsyncIterator[VllmBackend]:
-    """A backend after ``start``, closed at the end."""
-    options = {"python": sys.executable, "grace_s": 0.5, "poll_s": 0.02, **options}
-    mark = {"FAMILY_MARK": family.env["FAMILY_MARK"]}
-    backend = VllmBackend(
-        name="local", model="org/model", connect=Inner, env={**mark, **env}, **options
-    )
-    await backend.start()
-    try:
-        yield backend
-    finally:
-        async with asyncio.timeout(10):
-            await backend.aclose()
-        assert family.gone()
-
-
-def is_(state: State, backend: VllmBackend) -> Callable[[], bool]:
-    return lambda: backend.state is state
-
-
-async def post(backend: VllmBackend, path: str = "/chat/completions") -> dict[str, Any]:
-    reply = await backend.send(UpstreamRequest("POST", path, body=b"{}"))
-    document = json.loads(b"".join([chunk async for chunk in reply.chunks()]))
-    assert isinstance(document, dict)
-    return document
+    return install_fake(tmp_path)
 
 
 class TestLife:
@@ -217,7 +126,7 @@ class TestLife:
 import asyncio, sys
 from backends.process import State
 from backends.vllm import VllmBackend
-from tests.backends.test_vllm import Inner
+from tests.backends.managed_vllm import Inner
 
 async def main():
     backend = VllmBackend(name="x", model="m", connect=Inner, python=sys.executable, grace_s=0.3,
@@ -236,7 +145,7 @@ asyncio.run(main())
             env={**family.env, **installed, **misbehaviour},
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(vllm_module.__file__).parents[1],
+            cwd=Path(vllm_life.__file__).parents[1],
         ) as driver:
             assert driver.stdout is not None
             assert any(line == "ready\n" for line in driver.stdout)
@@ -247,7 +156,7 @@ asyncio.run(main())
     async def test_silence_is_told_every_ten_seconds(
         self, family: Family, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(vllm_module, "_TICK_S", 0.01)
+        monkeypatch.setattr(vllm_life, "_TICK_S", 0.01)
         now_s = 0.0
         with structlog.testing.capture_logs() as logs:
             env = {**installed, "FAKE_HANG": "1"}
@@ -311,7 +220,7 @@ class TestPort:
             args = ["--port", str(taken.getsockname()[1])]
             async with started(family, installed, args=args) as backend:
                 await until(is_(State.FAILED, backend))
-                assert backend._attempts_left == vllm_module.PORT_ATTEMPTS - 1
+                assert backend._life._attempts_left == vllm_life.PORT_ATTEMPTS - 1
 
 
 class TestReasons:
@@ -380,7 +289,7 @@ class TestReasons:
         with pytest.raises(BackendError, match="ZeroDivisionError"):
             await backend.probe()
         await backend.aclose()
-        life = backend._life
+        life = backend._life._task
         assert life is not None
         assert isinstance(life.exception(), ZeroDivisionError)
 
@@ -435,6 +344,92 @@ class TestCommand:
             check_arguments(["--uds", "/x"])
         with pytest.raises(ValueError, match="--model"):
             VllmBackend(name="local", model="m", connect=Inner, args=["--model=x"])
+
+    def test_flags_are_written_as_vllm_reads_them(self) -> None:
+        """The whole table, in its order."""
+        flags: dict[str, vllm_command.Flag] = {
+            "tensor_parallel_size": 4,
+            "gpu-memory-utilization": 0.85,
+            "enable_auto_tool_choice": True,
+            "enable_prefix_caching": False,
+            "disable_log_stats": False,
+            "headless": False,
+            "tool_call_parser": "hermes",
+            "limit_mm_per_prompt": {"image": 4, "video": {"count": 1}},
+            "served_model_name": ["a", "b"],
+            "cudagraph_capture_sizes": [1, 2, 4],
+            "lora_modules": [{"name": "x", "path": "/x"}, "y=/y"],
+            "allowed_origins": ["https://a.test"],
+            "middleware": ["a.b", "c.d"],
+            "disable_access_log_for_endpoints": ["/health", "/metrics"],
+            "max_model_len": "auto",
+            "seed": -1,
+            "compilation_config.mode": 3,
+        }
+        assert vllm_command.flag_arguments(flags) == [
+            *("--tensor-parallel-size", "4"),
+            *("--gpu-memory-utilization", "0.85"),
+            "--enable-auto-tool-choice",
+            "--no-enable-prefix-caching",
+            *("--tool-call-parser", "hermes"),
+            *("--limit-mm-per-prompt", '{"image":4,"video":{"count":1}}'),
+            *("--served-model-name", "a", "b"),
+            *("--cudagraph-capture-sizes", "1", "2", "4"),
+            *("--lora-modules", '{"name":"x","path":"/x"}', "y=/y"),
+            *("--allowed-origins", '["https://a.test"]'),
+            *("--middleware", "a.b", "--middleware", "c.d"),
+            *("--disable-access-log-for-endpoints", "/health,/metrics"),
+            *("--max-model-len", "auto"),
+            "--seed=-1",
+            *("--compilation-config.mode", "3"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("flags", "words"),
+        [
+            ({"tensor parallel": 1}, "'tensor parallel' is no name of a vLLM flag"),
+            ({"served_model_name": []}, "vLLM flag served_model_name has an empty list"),
+            ({"headless": True}, "--headless cannot be used here"),
+            ({"model": "x"}, "--model cannot be used here"),
+        ],
+    )
+    def test_wrong_flags_are_refused(self, flags: dict[str, Any], words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            VllmBackend(name="local", model="m", connect=Inner, flags=flags)
+
+    async def test_arguments_come_after_flags(
+        self, family: Family, installed: dict[str, str], tmp_path: Path
+    ) -> None:
+        """Where both are given, argparse takes the later one."""
+        options = {"flags": {"seed": 1, "served_model_name": ["a"]}, "args": ["--seed", "2"]}
+        log_file = tmp_path / "logs" / "vllm.log"
+        for _ in range(2):
+            async with started(family, installed, log_file=log_file, **options) as backend:
+                await until(is_(State.READY, backend))
+                argv = (await post(backend))["argv"]
+                assert argv[6:] == ["--seed", "1", "--served-model-name", "a", "--seed", "2"]
+                assert backend.served_model == "a"
+        lines = log_file.read_text().splitlines()
+        assert [line.endswith("] version 0.0.0") for line in lines].count(True) == 2
+        assert "GPU KV cache size: 1,024 tokens" in log_file.read_text()
+
+    async def test_a_log_file_that_cannot_be_written_is_no_obstacle(
+        self, family: Family, installed: dict[str, str], tmp_path: Path
+    ) -> None:
+        with structlog.testing.capture_logs() as logs:
+            async with started(family, installed, log_file=tmp_path) as backend:
+                await until(is_(State.READY, backend))
+        assert [log["reason"] for log in logs if log["event"] == "vllm_log_file"] == [
+            "Is a directory"
+        ]
+
+    def test_secret_flags_are_not_shown(self) -> None:
+        flags: dict[str, vllm_command.Flag] = {"api_key": [KEY], "hf-token": KEY, "seed": 1}
+        assert vllm_command.printable_flags(flags) == {
+            "api_key": "***",
+            "hf-token": "***",
+            "seed": 1,
+        }
 
     def test_our_interpreter_comes_before_the_script(
         self, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -143,7 +143,7 @@ WRONG = {
     "two-kinds": (
         '[upstreams.a]\nurl = "http://x/v1"\ndemo = true',
         "dragoman.toml:1: upstreams.a",
-        "exactly one of url, vllm and demo",
+        "exactly one of url, urls, vllm and demo",
     ),
     "no-kind": ("[upstreams.a]", "dragoman.toml:1: upstreams.a", "exactly one of"),
     "url": ('[upstreams.a]\nurl = "x:80"', "dragoman.toml:2: upstreams.a.url", "http://"),

@@ -1,0 +1,163 @@
+"""One life of a vLLM: its process, its log, and the connections to it."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from backends.base import Backend, UpstreamReply, UpstreamRequest
+from backends.errors import BackendError, BackendTimeout, BackendUnavailable
+from backends.process import ManagedProcess
+from backends.spawn import Spawn
+from backends.vllm_command import Launch
+from backends.vllm_log import LogFile, LogReader
+
+_PROBE_TIMEOUT_S: Final = 10.0
+
+Connect = Callable[[str, str], Backend]
+"""Makes the backend that talks HTTP, of a base URL and an API key."""
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    """Reply of ``GET /v1/models``."""
+
+    data: list[_Model]
+
+
+_read_models: Final = msgspec.json.Decoder(_Models).decode
+
+
+class VllmServer:
+    """One launch of vLLM; another launch is another object.
+
+    Args:
+        launch: Its command, environment and address.
+        name: The upstream's name in logs and errors.
+        connect: Makes the inner backends, one for ``/v1`` and one for ``/health``.
+        log_file: Where its whole output is appended; nowhere if absent.
+        on_phase: Is told when the log begins another phase.
+        stall_s: The start failed if vLLM logs nothing for so long.
+        poll_s: Pause between two questions whether it is ready.
+        grace_s: Time to end by itself when it is stopped.
+        clock: Seconds, for the stall timer.
+        spawn: Starts the command.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        *,
+        name: str,
+        connect: Connect,
+        log_file: Path | None,
+        on_phase: Callable[[], None],
+        stall_s: float,
+        poll_s: float,
+        grace_s: float,
+        clock: Callable[[], float],
+        spawn: Spawn,
+    ) -> None:
+        self.launch = launch
+        self.reader = LogReader()
+        self.served: tuple[str, ...] = ()
+        self._name = name
+        self._on_phase = on_phase
+        self._log_file = None if log_file is None else LogFile(log_file)
+        self._api = connect(f"{launch.origin}/v1", launch.api_key)
+        self._root = connect(launch.origin, launch.api_key)
+        self.process = ManagedProcess(
+            launch.command,
+            name=name,
+            probe=self._answers,
+            env=launch.env,
+            on_line=self._on_line,
+            explain=self.reader.explain,
+            redact=[launch.api_key] if launch.api_key else [],
+            stall_s=stall_s,
+            poll_s=poll_s,
+            grace_s=grace_s,
+            clock=clock,
+            spawn=spawn,
+        )
+
+    async def start(self) -> None:
+        """Begin to start it; returns at once."""
+        await self._api.start()
+        await self._root.start()
+        await self.process.start()
+
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        """Send a request to its API; errors are those of the inner backend."""
+        return await self._api.send(request)
+
+    async def check(self) -> None:
+        """Ask for health and models, within a time limit.
+
+        Raises:
+            BackendError: One of them is not as it should be.
+        """
+        await self.check_health()
+        status, body = await self._get(self._api, "/models")
+        try:
+            models = _read_models(body) if status == 200 else _Models([])
+        except msgspec.MsgspecError as exc:
+            raise BackendUnavailable(
+                f"vLLM's list of models cannot be read: {exc}", backend=self._name
+            ) from exc
+        if not models.data:
+            raise BackendUnavailable(
+                f"vLLM lists no model (GET /v1/models has status {status})", backend=self._name
+            )
+        self.served = tuple(model.id for model in models.data)
+
+    async def check_health(self) -> None:
+        """Ask whether server and engine are well, within a time limit.
+
+        Raises:
+            BackendError: They are not, or nobody answers.
+        """
+        status, _ = await self._get(self._root, "/health")
+        if status != 200:
+            raise BackendUnavailable(
+                f"vLLM answers GET /health with status {status}", backend=self._name
+            )
+
+    async def release(self) -> None:
+        """Close the connections and the log file, once the process has ended."""
+        await self._api.aclose()
+        await self._root.aclose()
+        if self._log_file is not None:
+            self._log_file.close()
+
+    async def _answers(self) -> bool:
+        try:
+            await self.check()
+        except BackendError:
+            return False
+        return True
+
+    async def _get(self, backend: Backend, path: str) -> tuple[int, bytes]:
+        request = UpstreamRequest("GET", path, headers=[("accept-encoding", "identity")])
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                reply = await backend.send(request)
+                try:
+                    return reply.status, b"".join([chunk async for chunk in reply.chunks()])
+                finally:
+                    await reply.aclose()
+        except TimeoutError as exc:
+            raise BackendTimeout(
+                f"vLLM did not answer within {_PROBE_TIMEOUT_S:.0f} s", backend=self._name
+            ) from exc
+
+    def _on_line(self, line: str) -> None:
+        if self._log_file is not None:
+            self._log_file.write(line)
+        if self.reader.feed(line):
+            self._on_phase()

@@ -1,0 +1,461 @@
+"""Replicas: who gets which request, who is left out, and how it comes back."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from itertools import pairwise
+
+import pytest
+import structlog
+
+from backends.base import UpstreamReply, UpstreamRequest
+from backends.errors import (
+    BackendBrokeOff,
+    BackendError,
+    BackendExited,
+    BackendTimeout,
+    BackendUnavailable,
+)
+from backends.replicas import Ejection, Health, ReplicaSet, Standing
+
+NAMES = ("http://a:8000/v1", "http://b:8000/v1", "http://c:8000/v1")
+
+
+class FakeReply:
+    """A reply of one piece."""
+
+    status = 200
+
+    def __init__(self, replica: str) -> None:
+        self.headers: Mapping[str, str] = {"x-from": replica}
+        self.closed = 0
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield b"piece"
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+class FakeBackend:
+    """Answers, or fails with ``trouble``; counts what was asked of it."""
+
+    name = "main"
+
+    def __init__(self, replica: str) -> None:
+        self.replica = replica
+        self.trouble: Callable[[], BackendError] | None = None
+        self.gate: asyncio.Event | None = None
+        self.sessions: list[str | None] = []
+        self.calls: list[str] = []
+
+    async def start(self) -> None:
+        self.calls.append("start")
+
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        self.sessions.append(request.session)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.trouble is not None:
+            raise self.trouble()
+        return FakeReply(self.replica)
+
+    async def probe(self) -> None:
+        self.calls.append("probe")
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.trouble is not None:
+            raise self.trouble()
+
+    async def aclose(self) -> None:
+        self.calls.append("aclose")
+
+
+class Clock:
+    """A clock that stands still until it is told."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Bench:
+    """A set of fakes, and short ways to use it."""
+
+    def __init__(self, *names: str, ejection: Ejection | None = None) -> None:
+        self.fakes = {name: FakeBackend(name) for name in names or NAMES}
+        self.clock = Clock()
+        self.set = ReplicaSet("main", self.fakes, ejection=ejection, clock=self.clock)
+
+    async def send(self, session: str | None = None) -> str:
+        """Send and close; the name of the replica that answered."""
+        reply, name = await self.open(session)
+        await reply.aclose()
+        return name
+
+    async def open(self, session: str | None = None) -> tuple[UpstreamReply, str]:
+        """Send and leave the reply open."""
+        reply = await self.set.send(UpstreamRequest("POST", "/x", session=session))
+        return reply, reply.headers["x-from"]
+
+    def counts(self) -> dict[str, int]:
+        return {name: len(fake.sessions) for name, fake in self.fakes.items()}
+
+    def asked(self, before: Mapping[str, int]) -> list[str]:
+        """Who was asked since."""
+        return [name for name, count in self.counts().items() if count > before[name]]
+
+    async def home(self, session: str) -> str:
+        """Where a session is at home while all is well."""
+        name = await self.send(session)
+        self.fakes[name].sessions.clear()
+        return name
+
+
+def refused() -> BackendUnavailable:
+    return BackendUnavailable("The upstream accepts no connections.", backend="main")
+
+
+def silent() -> BackendTimeout:
+    return BackendTimeout("The upstream was silent for too long.", backend="main")
+
+
+def broke_off() -> BackendBrokeOff:
+    return BackendBrokeOff("The connection to the upstream broke.", backend="main")
+
+
+def exited() -> BackendExited:
+    return BackendExited("The process ended.", backend="main")
+
+
+def sessions(count: int) -> list[str]:
+    return [f"x-session-id:{n}" for n in range(count)]
+
+
+async def test_assignment_is_fixed() -> None:
+    """Every version and every process agrees: a change moves all sessions of all users."""
+    bench = Bench()
+    found = "".join([(await bench.send(session))[7] for session in sessions(24)])
+    assert found == "ccacbcaaccbbabbcaabcbccc"
+
+
+async def test_order_of_the_replicas_does_not_matter() -> None:
+    one, other = Bench(), Bench(*reversed(NAMES))
+    for session in sessions(50):
+        assert await one.send(session) == await other.send(session)
+
+
+async def test_sessions_stay_and_spread() -> None:
+    bench = Bench()
+    homes = {session: await bench.send(session) for session in sessions(300)}
+    for _ in range(3):
+        for session, home in homes.items():
+            assert await bench.send(session) == home
+    assert all(80 <= count <= 120 for count in Counter(homes.values()).values())
+
+
+async def test_keys_that_begin_alike_are_different() -> None:
+    bench = Bench()
+    assert len({await bench.send(f"x-session-id:session-1{n}") for n in range(20)}) == 3
+
+
+async def test_a_replica_that_joins_takes_only_its_share() -> None:
+    """Of 1000 sessions about a fourth moves to the fourth replica, none between the others."""
+    before, after = Bench(), Bench(*NAMES, "http://d:8000/v1")
+    moved = Counter[str]()
+    for session in sessions(1000):
+        home = await before.send(session)
+        if (new := await after.send(session)) != home:
+            moved[new] += 1
+    assert moved.keys() == {"http://d:8000/v1"}
+    assert 210 <= moved.total() <= 290
+
+
+async def test_without_a_session_the_least_busy_is_taken() -> None:
+    bench = Bench()
+    opened = [await bench.open() for _ in range(6)]
+    assert Counter(name for _, name in opened) == dict.fromkeys(NAMES, 2)
+    for reply, name in opened:
+        if name == NAMES[1]:
+            await reply.aclose()
+    assert [(await bench.open())[1] for _ in range(2)] == [NAMES[1], NAMES[1]]
+
+
+async def test_equally_busy_replicas_take_turns() -> None:
+    bench = Bench()
+    taken = [await bench.send() for _ in range(9)]
+    assert Counter(taken) == dict.fromkeys(NAMES, 3)
+    assert all(one != next_one for one, next_one in pairwise(taken))
+
+
+async def test_reply_counts_until_it_is_closed_once() -> None:
+    bench = Bench(*NAMES[:2])
+    reply, name = await bench.open()
+    assert (reply.status, reply.headers["x-from"]) == (200, name)
+    assert [chunk async for chunk in reply.chunks()] == [b"piece"]
+    assert await bench.send() != name
+    assert await bench.send() != name
+    await reply.aclose()
+    await reply.aclose()
+    assert {await bench.send() for _ in range(2)} == set(NAMES[:2])
+
+
+async def test_cancelled_request_counts_no_longer() -> None:
+    bench = Bench(*NAMES[:2])
+    gate = asyncio.Event()
+    for fake in bench.fakes.values():
+        fake.gate = gate
+    waiting = [asyncio.create_task(bench.send()) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting[0]
+    gate.set()
+    await waiting[1]
+    assert {await bench.send() for _ in range(2)} == set(NAMES[:2])
+
+
+async def test_refused_request_is_tried_on_the_next() -> None:
+    bench = Bench()
+    home = await bench.home("s")
+    bench.fakes[home].trouble = refused
+    elsewhere = {await bench.send("s") for _ in range(10)}
+    assert len(elsewhere) == 1
+    assert elsewhere != {home}
+
+
+async def test_refused_request_is_tried_only_once_more() -> None:
+    bench = Bench()
+    for fake in bench.fakes.values():
+        fake.trouble = refused
+    for session in (None, "s"):
+        before = bench.counts()
+        with pytest.raises(BackendUnavailable, match="accepts no connections"):
+            await bench.send(session)
+        assert len(bench.asked(before)) == 2
+
+
+@pytest.mark.parametrize("trouble", [silent, broke_off, exited])
+async def test_what_may_have_been_sent_is_not_sent_again(
+    trouble: Callable[[], BackendError],
+) -> None:
+    bench = Bench()
+    home = await bench.home("s")
+    bench.fakes[home].trouble = trouble
+    before = bench.counts()
+    with pytest.raises(type(trouble())):
+        await bench.send("s")
+    assert bench.asked(before) == [home]
+
+
+@pytest.mark.parametrize("trouble", [refused, silent, exited])
+async def test_ejection_moves_only_the_replicas_sessions(
+    trouble: Callable[[], BackendError],
+) -> None:
+    bench = Bench()
+    homes = {session: await bench.send(session) for session in sessions(60)}
+    lost = NAMES[1]
+    bench.fakes[lost].trouble = trouble
+    for session in [session for session, home in homes.items() if home == lost][:3]:
+        before = bench.counts()
+        try:
+            await bench.send(session)
+        except BackendError:
+            assert bench.asked(before) == [lost]
+    before = bench.counts()
+    after = {session: await bench.send(session) for session in homes}
+    assert lost not in bench.asked(before)
+    assert {s for s in homes if homes[s] != after[s]} == {s for s in homes if homes[s] == lost}
+    assert len({after[s] for s in homes if homes[s] == lost}) == 2, "not all to one other"
+
+
+async def test_only_failures_in_a_row_eject() -> None:
+    bench = Bench(ejection=Ejection(after=2))
+    home = await bench.home("s")
+    for _ in range(3):
+        bench.fakes[home].trouble = refused
+        await bench.send("s")
+        bench.fakes[home].trouble = None
+        assert await bench.send("s") == home
+
+
+async def test_broken_connections_do_not_eject() -> None:
+    """A request that makes any server break off must not take all of them away."""
+    bench = Bench(ejection=Ejection(after=1))
+    home = await bench.home("s")
+    bench.fakes[home].trouble = broke_off
+    for _ in range(5):
+        with pytest.raises(BackendBrokeOff):
+            await bench.send("s")
+    assert len(bench.fakes[home].sessions) == 5
+
+
+async def test_return_after_the_back_off() -> None:
+    """One request at first, one more with each reply, then all."""
+    bench = Bench(ejection=Ejection(after=1, backoff_s=2.0, returns_after=3))
+    home = await bench.home("s")
+    fake = bench.fakes[home]
+    fake.trouble = refused
+    other = await bench.send("s")
+    fake.trouble = None
+    bench.clock.now_s += 1.9
+    assert await bench.send("s") == other
+    bench.clock.now_s += 0.1
+    fake.gate = gate = asyncio.Event()
+    first = asyncio.create_task(bench.open("s"))
+    await asyncio.sleep(0)
+    assert len(fake.sessions) == 2
+    fake.gate = None
+    assert await bench.send("s") == other, "one at a time"
+    with structlog.testing.capture_logs() as lines:
+        gate.set()
+        opened = [(await first)[0]]
+        second, name = await bench.open("s")
+        assert name == home
+        opened.append(second)
+        third, name = await bench.open("s")
+        assert name == home
+        opened.append(third)
+    assert [line["event"] for line in lines] == ["replica has returned"]
+    assert [(await bench.open("s"))[1] for _ in range(5)] == [home] * 5
+
+
+async def test_failing_return_doubles_the_back_off_up_to_its_cap() -> None:
+    bench = Bench(ejection=Ejection(after=1, backoff_s=1.0, longest_s=4.0, returns_after=2))
+    home = await bench.home("s")
+    bench.fakes[home].trouble = refused
+    with structlog.testing.capture_logs() as lines:
+        await bench.send("s")
+        for backoff_s in (1, 2, 4, 4):
+            asked = len(bench.fakes[home].sessions)
+            bench.clock.now_s += backoff_s - 0.1
+            await bench.send("s")
+            assert len(bench.fakes[home].sessions) == asked
+            bench.clock.now_s += 0.1
+            await bench.send("s")
+            assert len(bench.fakes[home].sessions) == asked + 1
+    assert [line["backoff_s"] for line in lines] == [1.0, 2.0, 4.0, 4.0, 4.0]
+    assert lines[0] == {
+        "event": "replica ejected",
+        "log_level": "warning",
+        "upstream": "main",
+        "replica": home,
+        "backoff_s": 1.0,
+        "reason": "The upstream accepts no connections.",
+    }
+    bench.fakes[home].trouble = None
+    bench.clock.now_s += 4
+    for _ in range(2):
+        assert await bench.send("s") == home
+    bench.fakes[home].trouble = refused
+    with structlog.testing.capture_logs() as lines:
+        await bench.send("s")
+    assert [line["backoff_s"] for line in lines] == [1.0], "forgotten once it has returned"
+
+
+async def test_all_ejected_are_tried_all_the_same() -> None:
+    """The caller hears the real trouble, and an end of the trouble is noticed at once."""
+    bench = Bench(ejection=Ejection(after=1))
+    homes = {await bench.send(session): session for session in [*sessions(30), "s"]}
+    assert homes.keys() == set(NAMES)
+    home = next(name for name, session in homes.items() if session == "s")
+    for name, session in homes.items():
+        bench.fakes[name].trouble = silent
+        with pytest.raises(BackendTimeout):
+            await bench.send(session)
+    before = bench.counts()
+    with pytest.raises(BackendTimeout):
+        await bench.send("s")
+    assert bench.asked(before) == [home]
+    bench.fakes[home].trouble = None
+    assert await bench.send("s") == home
+    assert await bench.send("s") == home
+
+
+async def test_draining_replica_keeps_its_sessions_and_takes_no_new_ones() -> None:
+    bench = Bench()
+    old = {session: await bench.send(session) for session in sessions(30)}
+    for home in NAMES[:2]:
+        bench.set.set_draining(home, True)
+    assert {session: await bench.send(session) for session in old} == old
+    assert {await bench.send(f"new {n}") for n in range(30)} == {NAMES[2]}
+    assert {await bench.send() for _ in range(5)} == {NAMES[2]}
+    bench.set.set_draining(NAMES[2], True)
+    assert {await bench.send(f"newer {n}") for n in range(30)} == set(NAMES), "better than none"
+    for home in NAMES:
+        bench.set.set_draining(home, False)
+    assert {await bench.send(f"newest {n}") for n in range(30)} == set(NAMES)
+
+
+async def test_draining_replica_is_better_than_an_ejected_one() -> None:
+    bench = Bench(*NAMES[:2], ejection=Ejection(after=1))
+    bench.set.set_draining(NAMES[0], True)
+    bench.fakes[NAMES[1]].trouble = silent
+    with pytest.raises(BackendTimeout):
+        await bench.send()
+    assert await bench.send() == NAMES[0]
+
+
+async def test_probe_needs_one_answer_and_names_the_others() -> None:
+    bench = Bench()
+    bench.fakes[NAMES[1]].trouble = refused
+    with structlog.testing.capture_logs() as lines:
+        await bench.set.probe()
+        await bench.set.probe()
+    assert lines == [
+        {
+            "event": "replica does not answer",
+            "log_level": "warning",
+            "upstream": "main",
+            "replica": NAMES[1],
+            "reason": "The upstream accepts no connections.",
+        }
+    ]
+    bench.fakes[NAMES[0]].trouble = bench.fakes[NAMES[2]].trouble = silent
+    with pytest.raises(BackendUnavailable) as caught:
+        await bench.set.probe()
+    assert str(caught.value) == (
+        "replica 1: The upstream was silent for too long.; "
+        "replica 2: The upstream accepts no connections.; "
+        "replica 3: The upstream was silent for too long."
+    )
+
+
+async def test_probe_waits_for_a_silent_replica_only_so_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("backends.replicas._PROBE_LIMIT_S", 0.01)
+    bench = Bench()
+    bench.fakes[NAMES[0]].gate = asyncio.Event()
+    await bench.set.probe()
+    for fake in bench.fakes.values():
+        fake.gate = asyncio.Event()
+    with pytest.raises(BackendUnavailable, match="replica 3: It does not answer within"):
+        await bench.set.probe()
+
+
+async def test_all_are_started_and_closed() -> None:
+    bench = Bench()
+    await bench.set.start()
+    await bench.set.aclose()
+    assert all(fake.calls == ["start", "aclose"] for fake in bench.fakes.values())
+    assert bench.set.name == "main"
+
+
+def test_sessions_matter_only_where_there_is_a_choice() -> None:
+    assert Bench().set.wants_session
+    assert not Bench(NAMES[0]).set.wants_session
+
+
+def test_outcomes_from_before_an_ejection_say_nothing() -> None:
+    """Many requests that fail at once eject once; a late reply does not bring back."""
+    health = Health(Ejection(after=1, backoff_s=1.0))
+    old = health.epoch
+    assert health.fail(old, 0.0) == 1.0
+    assert health.fail(old, 0.0) is None
+    assert not health.succeed(old, 1)
+    assert health.standing(0, 0.9) is Standing.EJECTED
+    assert health.standing(0, 1.0) is Standing.RETURNING
+    assert health.fail(old, 1.0) is None
+    assert health.standing(0, 1.0) is Standing.RETURNING

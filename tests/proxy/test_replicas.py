@@ -1,0 +1,249 @@
+"""Replicas behind a running proxy: sessions stay put, and a dead replica costs no request."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+from structlog.typing import EventDict
+
+from backends.openai_compatible import OpenAICompatibleBackend
+from backends.replicas import ReplicaSet
+from proxy.settings import Settings, SettingsError, Upstream, load, public
+from proxy.upstreams import build_upstreams
+from tests.proxy.caller import ask
+from tests.proxy.conftest import RunProxy
+from tests.proxy.dialects import CHAT, RESPONSES, chat_reply, chat_request
+from tests.upstream import Abort, Answer, Handler, ReceivedRequest, Reply, ScriptedUpstream
+from translators.wire import JSON
+
+_SESSIONS = 300
+_TURNS = 10
+_AT_ONCE = 32
+
+
+class Fleet:
+    """Three upstreams that note which conversations they see; the first text is its name."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[int]] = defaultdict(list)
+        self.upstreams = [ScriptedUpstream(handler=self._handler(i)) for i in range(3)]
+        self._stacks = [AsyncExitStack() for _ in self.upstreams]
+
+    async def __aenter__(self) -> "Fleet":
+        for stack, upstream in zip(self._stacks, self.upstreams, strict=True):
+            await stack.enter_async_context(upstream)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for stack in self._stacks:
+            await stack.aclose()
+
+    async def kill(self, index: int) -> None:
+        """Close an upstream's port and its connections."""
+        await self._stacks[index].aclose()
+
+    def settings(self) -> Settings:
+        urls = [upstream.url for upstream in self.upstreams]
+        return Settings(upstreams={"default": Upstream(urls=urls, speaks="chat")})
+
+    def _handler(self, index: int) -> Handler:
+        def answer(request: ReceivedRequest) -> Answer:
+            if request.method == "POST":
+                self.seen[request.json["messages"][0]["content"]].append(index)
+            return Reply.json(chat_reply())
+
+        return answer
+
+
+def turn(session: int, number: int) -> tuple[str, JSON, dict[str, str]]:
+    """Path, body and headers of one turn; the sessions are told in five ways."""
+    texts = [f"session {session}", *(f"turn {n}" for n in range(number))]
+    messages = [{"role": "user", "content": text} for text in texts]
+    chat = {"model": "m", "messages": messages}
+    match session % 5:
+        case 0:
+            return CHAT, chat, {"x-session-id": f"s{session}"}
+        case 1:
+            return CHAT, chat, {}
+        case 2:
+            return CHAT, {**chat, "prompt_cache_key": f"s{session}"}, {}
+        case 3:
+            return RESPONSES, {"model": "m", "input": messages}, {}
+        case _:
+            return RESPONSES, {"model": "m", "input": messages}, {"session_id": f"s{session}"}
+
+
+async def play(port: int, session: int, turns: Sequence[int]) -> None:
+    """Turns of one session, each of which has to succeed."""
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+        for number in turns:
+            path, body, headers = turn(session, number)
+            data = msgspec.json.encode(body)
+            async with client.post(path, data=data, headers=headers) as reply:
+                assert reply.status == 200
+                await reply.read()
+
+
+async def play_all(port: int, turns: Sequence[int]) -> None:
+    """Turns of all sessions, many at once."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(session: int) -> None:
+        async with gate:
+            await play(port, session, turns)
+
+    async with asyncio.TaskGroup() as tasks:
+        for session in range(_SESSIONS):
+            tasks.create_task(one(session))
+
+
+@pytest.mark.server
+async def test_sessions_stay_and_a_dead_replica_moves_only_its_own(
+    running_proxy: RunProxy, log_lines: list[EventDict]
+) -> None:
+    async with Fleet() as fleet:
+        proxy = await running_proxy(fleet.settings())
+        dead = fleet.upstreams[1].url
+        await play_all(proxy.port, range(_TURNS))
+        homes = {name: places[0] for name, places in fleet.seen.items()}
+        assert len(homes) == _SESSIONS
+        assert all(places == [homes[name]] * _TURNS for name, places in fleet.seen.items())
+        assert all(70 <= list(homes.values()).count(index) <= 130 for index in range(3))
+
+        fleet.seen.clear()
+        await fleet.kill(1)
+        await play_all(proxy.port, range(_TURNS, _TURNS + 2))
+        for name, places in fleet.seen.items():
+            assert places == [places[0]] * 2
+            assert places[0] != 1
+            assert places[0] == homes[name] or homes[name] == 1
+        assert len(fleet.seen) == _SESSIONS
+    ejected = [line for line in log_lines if line["event"] == "replica ejected"]
+    assert {line["replica"] for line in ejected} == {dead}
+
+
+@pytest.mark.server
+async def test_two_proxies_agree(running_proxy: RunProxy) -> None:
+    async with Fleet() as fleet:
+        settings = fleet.settings()
+        upstream = settings.upstreams["default"]
+        assert upstream.urls is not None
+        mirrored = msgspec.structs.replace(upstream, urls=[f"{u}/" for u in upstream.urls[::-1]])
+        one = await running_proxy(settings)
+        other = await running_proxy(Settings(upstreams={"default": mirrored}))
+        for session in range(20):
+            await play(one.port, session, [0])
+            await play(other.port, session, [1])
+        assert all(one == other for one, other in fleet.seen.values())
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(("answer", "status"), [(Reply(503), 503), (Abort(), 502)])
+async def test_what_reached_a_replica_is_not_sent_to_another(
+    answer: Answer, status: int, running_proxy: RunProxy
+) -> None:
+    async with Fleet() as fleet:
+        proxy = await running_proxy(fleet.settings())
+        for upstream in fleet.upstreams:
+            upstream.queue(answer)
+        reply = await ask(proxy.port, CHAT, chat_request())
+        assert reply.status == status
+        assert sum(len(upstream.requests) for upstream in fleet.upstreams) == 1
+
+
+@pytest.mark.server
+async def test_all_dead_is_an_error_that_says_so(running_proxy: RunProxy) -> None:
+    async with Fleet() as fleet:
+        proxy = await running_proxy(fleet.settings())
+        for index in range(3):
+            await fleet.kill(index)
+        for _ in range(10):
+            reply = await ask(proxy.port, CHAT, chat_request())
+            assert (reply.status, reply.error["code"]) == (503, "upstream_unavailable")
+            assert reply.error["message"] == "The upstream accepts no connections."
+        ready = await ask(proxy.port, "/ready", method="GET")
+        assert ready.status == 503
+        assert ready.json["upstreams"]["default"].startswith("replica 1: ")
+
+
+@pytest.mark.server
+async def test_ready_with_one_replica(running_proxy: RunProxy) -> None:
+    async with Fleet() as fleet:
+        proxy = await running_proxy(fleet.settings())
+        await fleet.kill(0)
+        await fleet.kill(2)
+        ready = await ask(proxy.port, "/ready", method="GET")
+        assert (ready.status, ready.json["upstreams"]) == (200, {"default": "ready"})
+
+
+@pytest.mark.server
+async def test_replicas_get_the_key_but_not_the_session(running_proxy: RunProxy) -> None:
+    """What the session was made of passes as ever, the key made of it stays here."""
+    async with ScriptedUpstream(handler=lambda _: Reply.json(chat_reply())) as upstream:
+        urls = [upstream.url, f"{upstream.url}/again"]
+        default = Upstream(urls=urls, speaks="chat", key="sk-1")
+        proxy = await running_proxy(Settings(upstreams={"default": default}))
+        body = chat_request(prompt_cache_key="k")
+        for path in (CHAT, CHAT):
+            assert (await ask(proxy.port, path, body)).status == 200
+    assert {request.json["prompt_cache_key"] for request in upstream.requests} == {"k"}
+    assert {request.headers["authorization"] for request in upstream.requests} == {"Bearer sk-1"}
+    assert not any("prompt_cache_key:" in str(request.headers) for request in upstream.requests)
+
+
+def test_urls_make_a_set_and_one_url_none() -> None:
+    def backend(upstream: Upstream) -> object:
+        return build_upstreams(Settings(upstreams={"a": upstream}))[0].backend
+
+    replicas = backend(Upstream(urls=["http://x/v1", "http://y/v1"]))
+    assert isinstance(replicas, ReplicaSet)
+    assert (replicas.name, replicas.wants_session) == ("a", True)
+    assert isinstance(backend(Upstream(url="http://x/v1")), OpenAICompatibleBackend)
+
+
+WRONG = {
+    "empty": ("urls = []", "urls", "length >= 1"),
+    "type": ('urls = "http://x/v1"', "urls", "array"),
+    "type-in-array": ("urls = [5]", "urls[0]", "str"),
+    "url": ('urls = ["http://x/v1", "y:80"]', "urls[1]", "http://"),
+    "user": ('urls = ["http://user:sk-1@x/v1"]', "urls[0]", "without a query, a user"),
+    "twice": ('urls = ["http://x/v1", "http://x/v1/"]', "urls[1]", "'http://x/v1/' comes twice"),
+    "ours": ('urls = ["http://x/v1", "http://localhost:8080/v1"]', "urls[1]", "itself listens"),
+    "eject": ('eject_after = 0\nurls = ["http://x/v1"]', "eject_after", "1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_setting(case: str, tmp_path: Path) -> None:
+    text, setting, right = WRONG[case]
+    path = tmp_path / "dragoman.toml"
+    path.write_text(f"[upstreams.a]\n{text}\n")
+    with pytest.raises(SettingsError) as caught:
+        load(path, {}, {})
+    message = str(caught.value)
+    assert message.startswith(f"{path}:2: upstreams.a.{setting}: ")
+    assert right in message
+    assert "sk-" not in message
+
+
+@pytest.mark.parametrize("other", ['url = "http://y/v1"', "demo = true", 'vllm.model = "m"'])
+def test_urls_are_a_kind_of_their_own(other: str, tmp_path: Path) -> None:
+    path = tmp_path / "dragoman.toml"
+    path.write_text(f'[upstreams.default]\nurls = ["http://x/v1"]\n{other}\n')
+    with pytest.raises(SettingsError, match="exactly one of url, urls, vllm and demo"):
+        load(path, {}, {})
+
+
+def test_flag_takes_the_place_of_the_files_replicas(tmp_path: Path) -> None:
+    path = tmp_path / "dragoman.toml"
+    path.write_text('[upstreams.default]\nurls = ["http://x/v1"]\neject_after = 5\n')
+    settings = load(path, {"upstreams.default.url": "http://y/v1"}, {})
+    assert settings.upstreams["default"] == Upstream(url="http://y/v1", eject_after=5)
+    assert "urls" not in str(public(settings))
+    shown = public(load(path, {}, {}))
+    assert shown["upstreams"]["default"]["urls"] == ["http://x/v1"]

@@ -1,0 +1,68 @@
+"""The ``[upstreams.X.vllm]`` table: what it accepts, shows, and makes of it."""
+
+from pathlib import Path
+
+import pytest
+
+from backends.vllm import VllmBackend
+from proxy.settings import SettingsError, load, public
+from proxy.upstreams import build_upstreams
+
+TABLE = """
+[upstreams.local.vllm]
+model = "m"
+log_file = "~/vllm.log"
+health_failures = 2
+restart = false
+restart_wait_s = 30
+args = ["--seed", "1"]
+
+[upstreams.local.vllm.flags]
+tensor_parallel_size = 4
+enable_auto_tool_choice = true
+limit_mm_per_prompt = { image = 4 }
+api_key = "k3y"
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "dragoman.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_table_reaches_the_backend(tmp_path: Path) -> None:
+    settings = load(written(tmp_path, TABLE), {})
+    (upstream,) = build_upstreams(settings)
+    backend = upstream.backend
+    assert isinstance(backend, VllmBackend)
+    assert backend._args == (
+        *("--tensor-parallel-size", "4", "--enable-auto-tool-choice"),
+        *("--limit-mm-per-prompt", '{"image":4}', "--api-key", "k3y"),
+        *("--seed", "1"),
+    )
+    assert backend._log_file == Path.home() / "vllm.log"
+    assert backend._wait_s == 30
+    assert backend._life._rules.health_failures == 2
+    assert not backend._life._rules.restart
+
+
+def test_a_secret_flag_is_not_shown(tmp_path: Path) -> None:
+    shown = public(load(written(tmp_path, TABLE), {}))
+    flags = shown["upstreams"]["local"]["vllm"]["flags"]
+    assert flags["api_key"] == "***"
+    assert flags["tensor_parallel_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("health_failures = 0", "upstreams.x.vllm.health_failures"),
+        ("restart_backoff_s = 0", "upstreams.x.vllm.restart_backoff_s"),
+        ("restart_wait_s = -1", "upstreams.x.vllm.restart_wait_s"),
+        ("flags = { uds = '/x' }", "upstreams.x.vllm: vLLM argument --uds cannot be used here"),
+    ],
+)
+def test_wrong_values_are_refused(tmp_path: Path, line: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        build_upstreams(load(written(tmp_path, f"[upstreams.x.vllm]\nmodel = 'm'\n{line}\n"), {}))
