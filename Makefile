@@ -16,7 +16,7 @@ TINY := fixtures/tiny-model/checkpoint
 TINY_FLAGS := --served-model-name tiny --max-model-len 4096 --enforce-eager --dtype bfloat16 \
 	--enable-auto-tool-choice --tool-call-parser hermes --reasoning-parser qwen3 --seed 0
 
-.PHONY: run test lint extras bench lock clean
+.PHONY: run test lint extras bench mutants lock clean
 
 ifdef VLLM
 MODEL := tiny
@@ -58,6 +58,9 @@ extras: $(VENV)/.dev ## install the real vLLM and the third-party clients into t
 
 bench: $(VENV)/.dev ## measure against nginx and the upstream alone; QUICK=1 for a minute's worth
 	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick)
+
+mutants: $(VENV)/.dev ## change the translators here and there: do the tests notice? SAMPLE=0 for all changes
+	$(BIN)/python -m tests.mutants --sample $(or $(SAMPLE),1500)
 
 lock: ## compile the lock files anew (needs uv)
 	uv pip compile pyproject.toml --extra build --universal --python-version 3.11 --generate-hashes --no-header -q -o requirements.lock

@@ -10,14 +10,9 @@ from translators.errors import CallerError, ErrorInfo, TranslationError, Upstrea
 from translators.wire import JSON, decode
 
 _TYPES = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
-    404: "invalid_request_error",
     409: "conflict_error",
-    413: "invalid_request_error",
-    415: "invalid_request_error",
-    422: "invalid_request_error",
     429: "rate_limit_error",
 }
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
