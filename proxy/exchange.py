@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backends.base import UpstreamReply, UpstreamRequest
 from proxy import headers as pass_headers
@@ -17,11 +17,21 @@ from proxy.usage import UsageTap
 from translators import CODECS
 from translators.codec import Codec
 from translators.context import Context, Seal
+from translators.dialect import Dialect
 from translators.errors import ErrorInfo
 from translators.profiles import Policy
 from translators.responses.compaction import as_compaction, ask_for_summary
 from translators.translation import Translation, random_id
 from translators.wire import JSON, decode_object, encode, peek, splice
+
+_RESPONSES = CODECS[Dialect.RESPONSES]
+_RESPONSES_IN_CHAT = replace(
+    CODECS[Dialect.CHAT],
+    read_request=_RESPONSES.read_request,
+    params=_RESPONSES.params,
+    write_error=_RESPONSES.write_error,
+)
+"""Some clients post a Responses body to the Chat path, and read a Chat reply."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,10 @@ class Exchange:
         self._record.is_stream = head.stream is True
         dialect = await route.upstream.dialect()
         self._record.upstream_dialect = dialect.value
-        if dialect is self._caller.dialect:
+        is_crossed = head.is_responses and self._caller.dialect is Dialect.CHAT
+        if is_crossed:
+            self._caller = _RESPONSES_IN_CHAT
+        if dialect is self._caller.dialect and not is_crossed:
             path = self._caller.path + ("/compact" if compacts else "")
             await self._relay(body, route, path)
         else:

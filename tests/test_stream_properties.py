@@ -12,6 +12,7 @@ from tests import cases
 from tests.oracle.responses_stream import check_responses_stream
 from tests.oracle.streams import check_stream
 from translators.events import fold
+from translators.sse import Frame, SSEDecoder
 from translators.wire import JSON, decode, decode_object
 
 STREAMS = [pytest.param(case, id=case.id) for case in cases.STREAM_CASES]
@@ -47,6 +48,21 @@ def test_output_does_not_depend_on_the_pieces(case: Case) -> None:
     rng = random.Random(case.id)
     for _ in range(CUTTINGS):
         assert whole == run(case, cut(body, rng))
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_every_cut_gives_the_same_frames(case: Case) -> None:
+    """Only the decoder sees where the stream was cut: all else works on frames."""
+    body = case.read(corpus.STREAM)
+
+    def frames(*pieces: bytes) -> list[Frame]:
+        decoder = SSEDecoder()
+        found = [frame for piece in pieces for frame in decoder.feed(piece)]
+        return found + decoder.finish()
+
+    whole = frames(body)
+    for place in range(1, len(body)):
+        assert whole == frames(body[:place], body[place:])
 
 
 @pytest.mark.parametrize("case", STREAMS)

@@ -35,13 +35,24 @@ encode = _encoder.encode
 
 
 class Peek(msgspec.Struct):
-    """The two members of a request that decide its way."""
+    """The members of a request that decide its way.
+
+    ``is_responses`` says that it has an ``input`` and no ``messages``, whatever path it came to.
+    """
 
     model: JSON = None
     stream: JSON = None
+    is_responses: bool = False
 
 
-_peek = msgspec.json.Decoder(Peek).decode
+class _Head(msgspec.Struct):
+    model: JSON = None
+    stream: JSON = None
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    messages: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_read_head = msgspec.json.Decoder(_Head).decode
 
 
 def decode(body: bytes, fault: type[TranslationError] = MalformedRequest) -> JSON:
@@ -110,16 +121,19 @@ def _parse(text: str) -> JSON:
 
 
 def peek(body: bytes) -> Peek:
-    """Read ``model`` and ``stream`` of a request without reading the rest.
+    """Read what decides a request's way without reading the rest.
 
     Raises:
         MalformedRequest: The body is not a JSON object.
     """
     try:
-        return _peek(body)
+        head = _read_head(body)
     except _UNREADABLE:
         value = decode_object(body)
-        return Peek(value.get("model"), value.get("stream"))
+        is_responses = "input" in value and "messages" not in value
+        return Peek(value.get("model"), value.get("stream"), is_responses)
+    is_responses = head.input is not msgspec.UNSET and head.messages is msgspec.UNSET
+    return Peek(head.model, head.stream, is_responses)
 
 
 def splice(body: bytes, members: Mapping[str, JSON], defaults: Mapping[str, JSON]) -> bytes:

@@ -83,9 +83,10 @@ def test_kind_of_an_object() -> None:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (b'{"model": "m", "stream": true, "input": [1]}', Peek("m", True)),
+        (b'{"model": "m", "stream": true, "input": [1]}', Peek("m", True, True)),
+        (b'{"model": "m", "input": 1, "messages": []}', Peek("m")),
         (b"{}", Peek()),
-        (rb'{"input": "\ud83d", "model": "m"}', Peek("m")),
+        (rb'{"input": "\ud83d", "model": "m"}', Peek("m", None, True)),
         (b'{"model": 5, "stream": "yes"}', Peek(5, "yes")),
     ],
 )
