@@ -34,6 +34,7 @@ from translators.responses.response import (
     write_failure,
     write_response,
 )
+from translators.translation import Translation
 from translators.wire import JSON
 
 SAID = {"type": "message", "role": "assistant", "content": "a"}
@@ -362,3 +363,11 @@ def test_a_reply_names_the_upstreams_model() -> None:
 )
 def test_failures_have_a_code_that_clients_know(error: ErrorInfo, code: str) -> None:
     assert write_failure(error) == {"code": code, "message": "no"}
+
+
+def test_both_losses_of_reasoning_are_recorded() -> None:
+    translation = Translation.between("responses", "chat")
+    reasoning = {"context": "current_turn", "mode": "pro"}
+    translation.request({"model": "m", "input": "Hi", "reasoning": reasoning})
+    lost = [loss.param for loss in translation.losses]
+    assert lost == ["reasoning.context", "reasoning.mode"]

@@ -51,7 +51,7 @@ class CallReader:
 
     A call is announced when its name is known for certain: at once if it is a declared tool's,
     else with its first argument. It stays open until the stream ends, because arguments that
-    parse may still go on; only when another call begins is a complete one closed before.
+    parse may still go on; only when something else begins is a complete call closed before.
     """
 
     def __init__(self, ctx: Context) -> None:

@@ -3,9 +3,7 @@
 Spec: Responses, "Create a model response", request body.
 """
 
-from translators.canonical import (
-    Request,
-)
+from translators.canonical import Request
 from translators.context import Context
 from translators.errors import UnsupportedFeature
 from translators.fates import Fate, with_fate
@@ -86,11 +84,11 @@ def _record_losses(body: dict[str, JSON], include: list[str], ctx: Context) -> N
     for name, why in _LOST.items():
         if body.get(name):
             ctx.lose(name, why)
-    match body.get("reasoning"):
-        case {"context": "current_turn"}:
-            ctx.lose("reasoning.context", "reasoning of all turns is kept")
-        case {"mode": "pro"}:
-            ctx.lose("reasoning.mode", "the upstream has one mode")
+    reasoning = body.get("reasoning") or {}
+    if reasoning.get("context") == "current_turn":
+        ctx.lose("reasoning.context", "reasoning of all turns is kept")
+    if reasoning.get("mode") == "pro":
+        ctx.lose("reasoning.mode", "the upstream has one mode")
     if body.get("truncation") == "auto":
         ctx.lose("truncation", "the context is never cut")
     if _SEALED in include and ctx.seal is not None:
