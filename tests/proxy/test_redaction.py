@@ -77,9 +77,9 @@ def test_short_secret_is_no_part_of_a_word() -> None:
 
 def test_paths_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "people" / "me"
-    (home / "work").mkdir(parents=True)
+    (home / "code").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.chdir(home / "work")
+    monkeypatch.chdir(home / "code")
     redaction = Redaction.of_machine("k3y", None)
-    body = f'{{"a":"{home}/work/x","b":"{home}/y","c":"k3y"}}'
+    body = f'{{"a":"{home}/code/x","b":"{home}/y","c":"k3y"}}'
     assert redaction.apply(body.encode()) == b'{"a":"/project/x","b":"/home/user/y","c":"REDACTED"}'
