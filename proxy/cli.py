@@ -12,10 +12,12 @@ import msgspec
 from backends.errors import BackendError
 from proxy.discovery import KNOWN, find_local
 from proxy.fixtures import RecordError, add_fixtures_flags, fixtures
+from proxy.loading import load
 from proxy.log import configure
 from proxy.options import add_flags, overrides
 from proxy.serve import PortTaken, serve
-from proxy.settings import DEFAULT, Settings, SettingsError, Upstream, load, public
+from proxy.settings import DEFAULT, Settings, Upstream, public
+from proxy.tables import SettingsError
 from proxy.translate import KINDS, add_translate_flags, translate
 from proxy.upstreams import build_upstream
 from translators.errors import TranslationError

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.settings import CHOICES, DEFAULT, SettingsError
+from proxy.settings import CHOICES, DEFAULT
+from proxy.tables import SettingsError
 from translators.profiles import HostedTools, ReasoningAs
 from translators.wire import JSON
 

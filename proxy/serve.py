@@ -15,7 +15,8 @@ from litestar import Litestar
 from uvicorn.server import HANDLED_SIGNALS
 
 from proxy.app import create_app
-from proxy.settings import Settings, SettingsError
+from proxy.settings import Settings
+from proxy.tables import SettingsError
 
 _log = structlog.get_logger("dragoman")
 

@@ -1,15 +1,9 @@
 """What an operator can set, and where from: defaults, a TOML file, the environment, flags."""
 
-import difflib
 import os
-import re
 import shlex
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -21,17 +15,8 @@ from translators.wire import JSON
 DEFAULT = "default"
 """Name of the upstream that flags and ``DRAGOMAN_*`` variables describe."""
 
-_LOCAL = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
-
-
 Limit = Annotated[float, Meta(gt=0)]
 """A duration in seconds."""
-
-S = TypeVar("S", bound=msgspec.Struct)
-
-
-class SettingsError(Exception):
-    """A setting is wrong; the message names it, its place, and what would be right."""
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -169,41 +154,6 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 """Settings whose values are words of a list, by path or last name."""
 
 
-def load(
-    path: Path | None, overrides: Mapping[str, JSON], environment: Mapping[str, str] | None = None
-) -> Settings:
-    """Settings from a file, with overrides on top.
-
-    Args:
-        path: TOML file, ``None`` for none.
-        overrides: Dotted path (``server.port``, ``upstreams.default.url``) -> value.
-        environment: Variables that ``key_env`` may name.
-
-    Raises:
-        SettingsError: A setting is wrong, or the file cannot be read.
-    """
-    text = ""
-    tree: dict[str, JSON] = {}
-    if path is not None:
-        try:
-            text = path.read_text(encoding="utf-8")
-            tree = tomllib.loads(text)
-        except OSError as error:
-            raise SettingsError(f"{path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path}: {error}") from error
-    for dotted, value in overrides.items():
-        _set(tree, dotted.split("."), value, overrides)
-    place = _Place(path, text)
-    upstreams = tree.get("upstreams")
-    if isinstance(upstreams, dict):  # each for itself, since errors in a table lack its key
-        for name, upstream in upstreams.items():
-            _fill(Upstream, upstream, f"upstreams.{name}", place)
-    settings = _fill(Settings, tree, "", place)
-    _check(settings, place, os.environ if environment is None else environment)
-    return settings
-
-
 def profile_of(upstream: Upstream) -> Profile:
     """The profile of an upstream, with its overrides."""
     base = msgspec.to_builtins(PROFILES[upstream.profile])
@@ -245,189 +195,3 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_none(v) for v in value]
     return value
-
-
-def _set(
-    tree: dict[str, JSON], path: list[str], value: JSON, overrides: Mapping[str, JSON]
-) -> None:
-    """Set one override; an upstream of another kind than the file's takes its place."""
-    for name in path[:-1]:
-        below = tree.setdefault(name, {})
-        if not isinstance(below, dict):
-            return  # which is an error by itself
-        if ".".join(path) in (f"upstreams.{name}.url", f"upstreams.{name}.vllm.model"):
-            for kind in ("url", "urls", "vllm", "demo"):
-                if not any(p.startswith(f"upstreams.{name}.{kind}") for p in overrides):
-                    below.pop(kind, None)
-        tree = below
-    tree[path[-1]] = value
-
-
-def _fill(cls: type[S], value: JSON, at: str, place: "_Place") -> S:
-    """Fill a Struct from the table at a dotted path.
-
-    Raises:
-        SettingsError: The table is wrong.
-    """
-    try:
-        return msgspec.convert(value, cls)
-    except msgspec.ValidationError as error:
-        raise SettingsError(_explain(error, cls, at, place)) from error
-
-
-class _Place:
-    """Where a setting stands in its file."""
-
-    def __init__(self, path: Path | None, text: str) -> None:
-        self._path = path
-        self._text = text
-
-    def of(self, dotted: str) -> str:
-        """``file:line: key``, or the key alone if it is not from a file."""
-        line = find_line(self._text, dotted)
-        if self._path is None or line is None:
-            return dotted
-        return f"{self._path}:{line}: {dotted}"
-
-
-def find_line(text: str, dotted: str) -> int | None:
-    """The line, counted from 1, at which a TOML text sets a dotted key or opens its table."""
-    table = ""
-    counts: dict[str, int] = {}
-    best: int | None = None
-    target = re.sub(r"\[(\d+)\]", r".\1", dotted)
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$", line):
-            table = header[1].replace('"', "")
-            if line.lstrip().startswith("[["):
-                counts[table] = counts.get(table, -1) + 1
-            for array, index in counts.items():
-                if f"{table}.".startswith(f"{array}."):
-                    table = f"{array}.{index}{table.removeprefix(array)}"
-            path = table
-        elif key := re.match(r"\s*([A-Za-z0-9_.\"-]+)\s*=", line):
-            path = f"{table}.{key[1]}".lstrip(".").replace('"', "")
-        else:
-            continue
-        if target == path:
-            return number
-        if target.startswith(f"{path}."):
-            best = number
-    return best
-
-
-def _explain(error: msgspec.ValidationError, cls: Any, at: str, place: _Place) -> str:
-    match = re.match(r"(?P<what>.*?)(?: - at `\$\.?(?P<tail>[^`]*)`)?$", str(error), re.DOTALL)
-    what, tail = (match["what"], match["tail"] or "") if match else (str(error), "")
-    tail = tail.replace("[...]", "")
-    path = f"{at}.{tail}".strip(".")
-    if unknown := re.search(r"unknown field `(.+)`", what):
-        known = sorted(_type_at(cls, tail).__struct_fields__)
-        near = difflib.get_close_matches(unknown[1], known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
-        return f"{place.of(f'{path}.{unknown[1]}'.lstrip('.'))}: unknown setting; {hint}"
-    if word := re.match(r"Invalid enum value (.+)", what):
-        return f"{place.of(path)}: {word[1]} is none of {', '.join(_type_at(cls, tail))}"
-    return f"{place.of(path)}: {what}"
-
-
-def _type_at(cls: Any, path: str) -> Any:
-    """The type of a setting by its path below a Struct, without the ``None`` of optional ones."""
-    for step in ["", *re.findall(r"[^.\[\]]+", path)]:
-        if isinstance(cls, type) and issubclass(cls, msgspec.Struct) and step:
-            cls = get_type_hints(cls)[step]
-        elif step:
-            cls = get_args(cls)[-1]
-        cls = next((c for c in get_args(cls) if isinstance(cls, UnionType) and c), cls)
-    return cls
-
-
-def _check(settings: Settings, place: _Place, environment: Mapping[str, str]) -> None:
-    _check_word("log.level", settings.log.level, CHOICES["log.level"], place)
-    _check_word("log.format", settings.log.format, CHOICES["log.format"], place)
-    secret = settings.server.reasoning_key_env
-    _check_variable("server.reasoning_key_env", secret, place, environment)
-    for name, upstream in settings.upstreams.items():
-        _check_upstream(f"upstreams.{name}", upstream, place, environment)
-        for at, url in _urls_of(upstream):
-            if _is_ours(url, settings.server):
-                raise SettingsError(
-                    f"{place.of(f'upstreams.{name}.{at}')}: the proxy itself listens there; "
-                    "choose another port for one of both"
-                )
-    names = [model.name for model in settings.models]
-    for i, model in enumerate(settings.models):
-        if model.name in names[:i]:
-            raise SettingsError(f"{place.of(f'models[{i}].name')}: '{model.name}' comes twice")
-        if model.upstream not in settings.upstreams:
-            known = ", ".join(settings.upstreams) or "none"
-            raise SettingsError(
-                f"{place.of(f'models[{i}].upstream')}: no upstream '{model.upstream}'; "
-                f"known: {known}"
-            )
-
-
-def _check_upstream(
-    at: str, upstream: Upstream, place: _Place, environment: Mapping[str, str]
-) -> None:
-    kinds = [upstream.url, upstream.urls, upstream.vllm, upstream.demo or None]
-    if sum(kind is not None for kind in kinds) != 1:
-        raise SettingsError(f"{place.of(at)}: set exactly one of url, urls, vllm and demo")
-    known: set[str] = set()
-    for name, url in _urls_of(upstream):
-        if not _is_root(url):
-            raise SettingsError(
-                f"{place.of(f'{at}.{name}')}: expected a URL such as http://127.0.0.1:8000/v1, "
-                "without a query, a user or a password"
-            )
-        if url.rstrip("/") in known:
-            raise SettingsError(f"{place.of(f'{at}.{name}')}: '{url}' comes twice")
-        known.add(url.rstrip("/"))
-    _check_word(f"{at}.speaks", upstream.speaks, CHOICES["speaks"], place)
-    _check_word(f"{at}.profile", upstream.profile, CHOICES["profile"], place)
-    _check_variable(f"{at}.key_env", upstream.key_env, place, environment)
-    key = key_of(upstream, environment)
-    if key is not None and not re.fullmatch(r"[\x21-\x7e]+", key.strip()):
-        name = "key" if upstream.key is not None else "key_env"
-        raise SettingsError(
-            f"{place.of(f'{at}.{name}')}: expected a key of printable ASCII characters"
-        )
-    base = msgspec.to_builtins(PROFILES[upstream.profile])
-    _fill(Profile, {**base, **upstream.overrides}, f"{at}.overrides", place)
-
-
-def _urls_of(upstream: Upstream) -> list[tuple[str, str]]:
-    """The URLs of an upstream, each with the setting that holds it."""
-    if upstream.url is not None:
-        return [("url", upstream.url)]
-    return [(f"urls[{i}]", url) for i, url in enumerate(upstream.urls or ())]
-
-
-def _is_root(url: str) -> bool:
-    """Whether paths can be put behind a URL."""
-    if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", url):
-        return False
-    try:
-        urlsplit(url).port  # noqa: B018 - it is read to be checked
-    except ValueError:
-        return False
-    return True
-
-
-def _is_ours(url: str, server: Server) -> bool:
-    """Whether a URL leads back to the proxy."""
-    parts = urlsplit(url)
-    is_here = parts.hostname == server.host or {parts.hostname, server.host} <= _LOCAL
-    return is_here and parts.port == server.port
-
-
-def _check_word(at: str, value: str, words: tuple[str, ...], place: _Place) -> None:
-    if value not in words:
-        raise SettingsError(f"{place.of(at)}: '{value}' is none of {', '.join(words)}")
-
-
-def _check_variable(
-    at: str, variable: str | None, place: _Place, environment: Mapping[str, str]
-) -> None:
-    if variable is not None and not environment.get(variable):
-        raise SettingsError(f"{place.of(at)}: the environment variable '{variable}' is not set")

@@ -12,6 +12,7 @@ from backends.transport import AiohttpTransport
 from backends.vllm import VllmBackend
 from proxy import settings as config
 from proxy.routing import Upstream
+from proxy.tables import SettingsError
 
 
 def build_upstreams(settings: config.Settings) -> list[Upstream]:
@@ -66,7 +67,7 @@ def _build_backend(name: str, upstream: config.Upstream) -> Backend:
                 stall_s=vllm.stall_timeout_s,
             )
         except ValueError as error:
-            raise config.SettingsError(f"upstreams.{name}.vllm: {error}") from error
+            raise SettingsError(f"upstreams.{name}.vllm: {error}") from error
     key = config.key_of(upstream)
     if upstream.urls is not None:
         replicas = {url.rstrip("/"): connect(url, key) for url in upstream.urls}

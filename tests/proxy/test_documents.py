@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.settings import load
+from proxy.loading import load
 from translators.translation import Translation
 
 ROOT = Path(__file__).parents[2]

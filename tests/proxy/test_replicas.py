@@ -13,7 +13,9 @@ from structlog.typing import EventDict
 
 from backends.openai_compatible import OpenAICompatibleBackend
 from backends.replicas import ReplicaSet
-from proxy.settings import Settings, SettingsError, Upstream, load, public
+from proxy.loading import load
+from proxy.settings import Settings, Upstream, public
+from proxy.tables import SettingsError
 from proxy.upstreams import build_upstreams
 from tests.proxy.caller import ask
 from tests.proxy.conftest import RunProxy

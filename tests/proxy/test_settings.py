@@ -7,8 +7,10 @@ import msgspec
 import pytest
 
 from proxy.cli import main
+from proxy.loading import load
 from proxy.options import OPTIONS
-from proxy.settings import Settings, SettingsError, Upstream, find_line, key_of, load, public
+from proxy.settings import Settings, Upstream, key_of, public
+from proxy.tables import SettingsError, find_line
 from proxy.upstreams import build_upstreams
 from translators.profiles import ReasoningAs
 from translators.wire import JSON

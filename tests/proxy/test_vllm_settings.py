@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from backends.vllm import VllmBackend
-from proxy.settings import SettingsError, load, public
+from proxy.loading import load
+from proxy.settings import public
+from proxy.tables import SettingsError
 from proxy.upstreams import build_upstreams
 
 TABLE = """

@@ -1,0 +1,159 @@
+"""Settings from a file, with overrides on top, checked."""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from proxy.settings import CHOICES, Server, Settings, Upstream, key_of
+from proxy.tables import Place, SettingsError, fill
+from translators.profiles import PROFILES, Profile
+from translators.wire import JSON
+
+_LOCAL = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
+
+
+def load(
+    path: Path | None, overrides: Mapping[str, JSON], environment: Mapping[str, str] | None = None
+) -> Settings:
+    """Settings from a file, with overrides on top.
+
+    Args:
+        path: TOML file, ``None`` for none.
+        overrides: Dotted path (``server.port``, ``upstreams.default.url``) -> value.
+        environment: Variables that ``key_env`` may name.
+
+    Raises:
+        SettingsError: A setting is wrong, or the file cannot be read.
+    """
+    text = ""
+    tree: dict[str, JSON] = {}
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+            tree = tomllib.loads(text)
+        except OSError as error:
+            raise SettingsError(f"{path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path}: {error}") from error
+    for dotted, value in overrides.items():
+        _set(tree, dotted.split("."), value, overrides)
+    place = Place(path, text)
+    upstreams = tree.get("upstreams")
+    if isinstance(upstreams, dict):  # each for itself, since errors in a table lack its key
+        for name, upstream in upstreams.items():
+            fill(Upstream, upstream, f"upstreams.{name}", place)
+    settings = fill(Settings, tree, "", place)
+    _check(settings, place, os.environ if environment is None else environment)
+    return settings
+
+
+def _set(
+    tree: dict[str, JSON], path: list[str], value: JSON, overrides: Mapping[str, JSON]
+) -> None:
+    """Set one override; an upstream of another kind than the file's takes its place."""
+    for name in path[:-1]:
+        below = tree.setdefault(name, {})
+        if not isinstance(below, dict):
+            return  # which is an error by itself
+        if ".".join(path) in (f"upstreams.{name}.url", f"upstreams.{name}.vllm.model"):
+            for kind in ("url", "urls", "vllm", "demo"):
+                if not any(p.startswith(f"upstreams.{name}.{kind}") for p in overrides):
+                    below.pop(kind, None)
+        tree = below
+    tree[path[-1]] = value
+
+
+def _check(settings: Settings, place: Place, environment: Mapping[str, str]) -> None:
+    _check_word("log.level", settings.log.level, CHOICES["log.level"], place)
+    _check_word("log.format", settings.log.format, CHOICES["log.format"], place)
+    secret = settings.server.reasoning_key_env
+    _check_variable("server.reasoning_key_env", secret, place, environment)
+    for name, upstream in settings.upstreams.items():
+        _check_upstream(f"upstreams.{name}", upstream, place, environment)
+        for at, url in _urls_of(upstream):
+            if _is_ours(url, settings.server):
+                raise SettingsError(
+                    f"{place.of(f'upstreams.{name}.{at}')}: the proxy itself listens there; "
+                    "choose another port for one of both"
+                )
+    names = [model.name for model in settings.models]
+    for i, model in enumerate(settings.models):
+        if model.name in names[:i]:
+            raise SettingsError(f"{place.of(f'models[{i}].name')}: '{model.name}' comes twice")
+        if model.upstream not in settings.upstreams:
+            known = ", ".join(settings.upstreams) or "none"
+            raise SettingsError(
+                f"{place.of(f'models[{i}].upstream')}: no upstream '{model.upstream}'; "
+                f"known: {known}"
+            )
+
+
+def _check_upstream(
+    at: str, upstream: Upstream, place: Place, environment: Mapping[str, str]
+) -> None:
+    kinds = [upstream.url, upstream.urls, upstream.vllm, upstream.demo or None]
+    if sum(kind is not None for kind in kinds) != 1:
+        raise SettingsError(f"{place.of(at)}: set exactly one of url, urls, vllm and demo")
+    known: set[str] = set()
+    for name, url in _urls_of(upstream):
+        if not _is_root(url):
+            raise SettingsError(
+                f"{place.of(f'{at}.{name}')}: expected a URL such as http://127.0.0.1:8000/v1, "
+                "without a query, a user or a password"
+            )
+        if url.rstrip("/") in known:
+            raise SettingsError(f"{place.of(f'{at}.{name}')}: '{url}' comes twice")
+        known.add(url.rstrip("/"))
+    _check_word(f"{at}.speaks", upstream.speaks, CHOICES["speaks"], place)
+    _check_word(f"{at}.profile", upstream.profile, CHOICES["profile"], place)
+    _check_variable(f"{at}.key_env", upstream.key_env, place, environment)
+    key = key_of(upstream, environment)
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]+", key.strip()):
+        name = "key" if upstream.key is not None else "key_env"
+        raise SettingsError(
+            f"{place.of(f'{at}.{name}')}: expected a key of printable ASCII characters"
+        )
+    base = msgspec.to_builtins(PROFILES[upstream.profile])
+    fill(Profile, {**base, **upstream.overrides}, f"{at}.overrides", place)
+
+
+def _urls_of(upstream: Upstream) -> list[tuple[str, str]]:
+    """The URLs of an upstream, each with the setting that holds it."""
+    if upstream.url is not None:
+        return [("url", upstream.url)]
+    return [(f"urls[{i}]", url) for i, url in enumerate(upstream.urls or ())]
+
+
+def _is_root(url: str) -> bool:
+    """Whether paths can be put behind a URL."""
+    if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", url):
+        return False
+    try:
+        urlsplit(url).port  # noqa: B018 - it is read to be checked
+    except ValueError:
+        return False
+    return True
+
+
+def _is_ours(url: str, server: Server) -> bool:
+    """Whether a URL leads back to the proxy."""
+    parts = urlsplit(url)
+    is_here = parts.hostname == server.host or {parts.hostname, server.host} <= _LOCAL
+    return is_here and parts.port == server.port
+
+
+def _check_word(at: str, value: str, words: tuple[str, ...], place: Place) -> None:
+    if value not in words:
+        raise SettingsError(f"{place.of(at)}: '{value}' is none of {', '.join(words)}")
+
+
+def _check_variable(
+    at: str, variable: str | None, place: Place, environment: Mapping[str, str]
+) -> None:
+    if variable is not None and not environment.get(variable):
+        raise SettingsError(f"{place.of(at)}: the environment variable '{variable}' is not set")
