@@ -135,7 +135,7 @@ def _model(router: Router) -> Any:
     return retrieve_model
 
 
-@get("/health")
+@get(["/health", "/"])
 async def _health() -> Response[JSON]:
     """Say that this process lives."""
     return _json({"status": "ok"})

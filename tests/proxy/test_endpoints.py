@@ -24,11 +24,12 @@ MODELS = {
 }
 
 
-async def test_health_needs_no_upstream(running_proxy: RunProxy) -> None:
+@pytest.mark.parametrize("path", ["/health", "/"])
+async def test_health_needs_no_upstream(path: str, running_proxy: RunProxy) -> None:
     async with ScriptedUpstream() as upstream:
         settings = using(upstream, "chat")
     proxy = await running_proxy(settings)
-    answer = await ask(proxy.port, "/health", method="GET")
+    answer = await ask(proxy.port, path, method="GET")
     assert (answer.status, answer.json) == (200, {"status": "ok"})
 
 
