@@ -10,10 +10,10 @@ from proxy.answer import Answer, loss_header
 from proxy.headers import Headers
 from proxy.heartbeat import Heartbeat
 from proxy.record import Record
+from proxy.relay import pass_back
 from proxy.replies import read_error_body, read_response, translate_stream
 from proxy.routing import Route, Router
 from proxy.session import session_of
-from proxy.usage import UsageTap
 from translators import CODECS
 from translators.codec import Codec
 from translators.context import Context, Seal
@@ -127,18 +127,7 @@ class Exchange:
         if members or route.defaults:
             body = splice(body, members, route.defaults)
         reply = await self._call(route, path, body, session)
-        tap = UsageTap()
-        try:
-            if reply.status >= 400:
-                self._record.fail(self._caller.read_error(reply.status, b""))
-            await self._answer.start(reply.status, pass_headers.relayed(reply.headers))
-            async for chunk in reply.chunks():
-                tap.feed(chunk)
-                await self._answer.write(chunk)
-            await self._answer.end()
-        finally:
-            self._record.usage = tap.usage()
-            await reply.aclose()
+        await pass_back(reply, self._answer, self._record)
 
     async def _translate(
         self, document: dict[str, JSON], route: Route, upstream: Codec, *, compacts: bool
