@@ -10,8 +10,9 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     """One HTTP request to an upstream.
 
     ``path`` is relative to the upstream's API root and begins with a slash, for instance
-    ``/chat/completions``; ``body`` is the JSON text, empty for GET. ``session`` is the key of the
-    conversation, for backends that choose among servers; it is not sent.
+    ``/chat/completions``; with ``is_rooted`` it is relative to the server's root, which is the API
+    root without a ``/v1`` at its end. ``body`` is mostly JSON text, empty for GET. ``session``
+    is the key of the conversation, for backends that choose among servers; it is not sent.
     """
 
     method: str
@@ -19,6 +20,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     headers: Sequence[tuple[str, str]] = ()
     body: bytes = b""
     session: str | None = None
+    is_rooted: bool = False
 
 
 class UpstreamReply(Protocol):

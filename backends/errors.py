@@ -41,6 +41,24 @@ class BackendTimeout(BackendError):
     code = "upstream_timeout"
 
 
+class BackendConnectTimeout(BackendTimeout):
+    """No connection within the set limit, so that nothing was sent."""
+
+
+class BackendQueueFull(BackendError):
+    """The upstream has as many requests as it may, and as many as may wait for it do."""
+
+    status = 503
+    code = "queue_full"
+
+
+class BackendQueueTimeout(BackendError):
+    """The request waited for its turn for longer than the set limit, and was not sent."""
+
+    status = 503
+    code = "queue_timeout"
+
+
 class BackendBrokeOff(BackendError):
     """The connection broke while a reply was under way."""
 

@@ -7,6 +7,7 @@ import httpx
 from backends.base import UpstreamReply, UpstreamRequest
 from backends.errors import (
     BackendBrokeOff,
+    BackendConnectTimeout,
     BackendError,
     BackendTimeout,
     BackendUnavailable,
@@ -72,6 +73,7 @@ class OpenAICompatibleBackend:
         """Make a backend that owns ``transport``; white space around the key is cut off."""
         self._name = name
         self._base_url = base_url.rstrip("/")
+        self._server_url = self._base_url.removesuffix("/v1")
         self._transport = transport
         self._headers = dict(headers or {})
         if api_key:
@@ -96,14 +98,16 @@ class OpenAICompatibleBackend:
 
         Raises:
             BackendUnavailable: Nothing accepts connections at the address.
-            BackendTimeout: No connection or no reply within the limits.
+            BackendConnectTimeout: No connection within the limit.
+            BackendTimeout: No reply within the limit.
             BackendBrokeOff: The connection broke before a reply.
         """
-        url = self._urls.get(request.path)
+        address = (self._server_url if request.is_rooted else self._base_url) + request.path
+        url = self._urls.get(address)
         if url is None:
-            url = httpx.URL(self._base_url + request.path)
+            url = httpx.URL(address)
             if len(self._urls) < 64:
-                self._urls[request.path] = url
+                self._urls[address] = url
         pairs = [(k, v) for k, v in request.headers if k not in self._headers]
         pairs += self._headers.items()
         headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in pairs]
@@ -134,7 +138,8 @@ def _rename(error: httpx.TransportError, backend: str) -> BackendError:
     """What callers may know of a transport error: its kind, but no address."""
     match error:
         case httpx.ConnectTimeout():
-            return BackendTimeout("The upstream accepts no connection in time.", backend=backend)
+            text = "The upstream accepts no connection in time."
+            return BackendConnectTimeout(text, backend=backend)
         case httpx.ConnectError():
             return BackendUnavailable("The upstream accepts no connections.", backend=backend)
         case httpx.TimeoutException():

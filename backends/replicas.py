@@ -3,120 +3,31 @@
 A session stays with one replica, so that its prefix cache is warm, and the choice needs no
 memory: rendezvous hashing ("highest random weight", Thaler and Ravishankar, 1998) ranks the
 replicas for each session, every proxy and worker alike, and a replica that joins or leaves moves
-only its share. Health is judged by what requests meet; there are no background tasks.
+only its share. Health is judged by what requests meet and, at intervals, by asking.
 """
 
 import asyncio
-import enum
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 
-import msgspec
 import structlog
 
 from backends.base import Backend, UpstreamReply, UpstreamRequest
-from backends.errors import BackendError, BackendExited, BackendTimeout, BackendUnavailable
+from backends.errors import (
+    BackendConnectTimeout,
+    BackendError,
+    BackendExited,
+    BackendTimeout,
+    BackendUnavailable,
+)
+from backends.health import Ejection, Health, Standing, Verdict, ask_health
+from backends.held import HeldReply
 
 _PROBE_LIMIT_S = 3.0
 _REMEMBERED_SESSIONS = 16384
 _log = structlog.get_logger("dragoman")
-
-
-class Ejection(msgspec.Struct, frozen=True):
-    """When a replica is left out, and how it comes back.
-
-    Attributes:
-        after: Consecutive failures that eject a replica.
-        backoff_s: How long for, at first; twice as long each time it fails on its return.
-        longest_s: Longest back-off.
-        returns_after: Replies after which a returning replica is a full member again.
-    """
-
-    after: int = 3
-    backoff_s: float = 1.0
-    longest_s: float = 60.0
-    returns_after: int = 8
-
-
-class Standing(enum.Enum):
-    """Whether a replica takes part."""
-
-    SERVING = "serving"
-    EJECTED = "ejected"
-    RETURNING = "returning"
-
-
-class Health:
-    """What the outcomes of requests say of one replica.
-
-    SERVING becomes EJECTED by consecutive failures, EJECTED becomes RETURNING when the back-off
-    is over, or when a request that was sent regardless is answered. A RETURNING replica first has
-    room for one request more than it has open, and for one more with each reply; enough of them
-    make it SERVING, any failure makes it EJECTED for longer.
-
-    Attributes:
-        epoch: Number of ejections. An outcome is told with the epoch at which its request was
-            sent: what was sent before the last ejection says nothing new.
-    """
-
-    def __init__(self, rules: Ejection) -> None:
-        """Start as SERVING."""
-        self.epoch = 0
-        self._rules = rules
-        self._standing = Standing.SERVING
-        self._failures = 0
-        self._backoff_s = rules.backoff_s
-        self._until_s = 0.0
-        self._replies = 0
-        self._room = 0
-
-    def standing(self, outstanding: int, now_s: float) -> Standing:
-        """The standing at a time, with so many requests open."""
-        if self._standing is Standing.EJECTED and now_s >= self._until_s:
-            self._return(outstanding)
-        return self._standing
-
-    def has_room(self, outstanding: int) -> bool:
-        """Whether one request more may be sent now."""
-        return self._standing is Standing.SERVING or outstanding < self._room
-
-    def succeed(self, epoch: int, outstanding: int) -> bool:
-        """Note a reply, of any status; whether the replica became a full member again."""
-        if epoch != self.epoch:
-            return False
-        self._failures = 0
-        if self._standing is Standing.EJECTED:
-            self._return(outstanding)
-        elif self._standing is Standing.RETURNING:
-            self._room += 1
-            self._replies += 1
-            if self._replies >= self._rules.returns_after:
-                self._standing = Standing.SERVING
-                self._backoff_s = self._rules.backoff_s
-                return True
-        return False
-
-    def fail(self, epoch: int, now_s: float) -> float | None:
-        """Note a failure; the back-off in seconds if it ejects the replica."""
-        if epoch != self.epoch or self._standing is Standing.EJECTED:
-            return None
-        self._failures += 1
-        if self._standing is Standing.SERVING and self._failures < self._rules.after:
-            return None
-        backoff_s = self._backoff_s
-        self.epoch += 1
-        self._standing = Standing.EJECTED
-        self._until_s = now_s + backoff_s
-        self._backoff_s = min(2 * backoff_s, self._rules.longest_s)
-        return backoff_s
-
-    def _return(self, outstanding: int) -> None:
-        self._standing = Standing.RETURNING
-        self._failures = 0
-        self._replies = 0
-        self._room = outstanding + 1
 
 
 class _Replica:
@@ -128,6 +39,7 @@ class _Replica:
         self.health = Health(rules)
         self.outstanding = 0
         self.is_draining = False
+        self.ill_count = 0
         self._hash = hashlib.blake2b(name.encode() + b"\0", digest_size=8)
         self._sessions: OrderedDict[int, None] = OrderedDict()
 
@@ -144,46 +56,32 @@ class _Replica:
         if len(self._sessions) > _REMEMBERED_SESSIONS:
             self._sessions.popitem(last=False)
 
+    def forget(self, weight: int) -> None:
+        """Note that a session is here no longer, if it was."""
+        self._sessions.pop(weight, None)
+
+    def finish(self) -> None:
+        """Note that a request is open no longer."""
+        self.outstanding -= 1
+
     def preference(self, weight: int | None, now_s: float) -> int:
         """0 if a request should come here, 1 if only for want of better, 2 if as a last resort."""
         if self.health.standing(self.outstanding, now_s) is Standing.EJECTED:
             return 2
         is_welcome = not self.is_draining or weight in self._sessions
-        return 0 if is_welcome and self.health.has_room(self.outstanding) else 1
-
-
-class _CountedReply:
-    """A reply that is outstanding until it is closed."""
-
-    def __init__(self, reply: UpstreamReply, replica: _Replica) -> None:
-        self._reply = reply
-        self._replica: _Replica | None = replica
-
-    @property
-    def status(self) -> int:
-        return self._reply.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._reply.headers
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self._reply.chunks()
-
-    async def aclose(self) -> None:
-        if self._replica is not None:
-            self._replica.outstanding -= 1
-            self._replica = None
-        await self._reply.aclose()
+        has_room = self.health.has_room(self.outstanding)
+        return 0 if is_welcome and has_room and not getattr(self.backend, "is_full", False) else 1
 
 
 class ReplicaSet:
     """Several backends that serve the same; see the module.
 
     A request of a session goes to the first replica in the session's order that is fit for it,
-    one without a session to the replica with the fewest requests open. Where a connection is
-    refused, so that nothing was sent, the next replica is tried, once. If none is fit, the first
+    one without a session to the replica with the fewest requests open. Where no connection could
+    be made, so that nothing was sent, the next replica is tried, once. If none is fit, the first
     is tried all the same: what the caller then hears of is the real trouble.
+
+    Replicas may have a member ``is_full``, which says that they would refuse.
     """
 
     def __init__(
@@ -192,6 +90,7 @@ class ReplicaSet:
         replicas: Mapping[str, Backend],
         *,
         ejection: Ejection | None = None,
+        check_interval_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a set that owns its replicas.
@@ -201,11 +100,15 @@ class ReplicaSet:
             replicas: At least one, by the name that is hashed: proxies that should agree have to
                 use the same names, in any order.
             ejection: When a replica is left out.
+            check_interval_s: Pause between two questions for all replicas' health; 0 for never.
             clock: Monotonic time in seconds.
         """
         rules = ejection or Ejection()
         self._name = name
         self._replicas = {key: _Replica(key, b, rules) for key, b in replicas.items()}
+        self._rules = rules
+        self._check_interval_s = check_interval_s
+        self._checking: asyncio.Task[None] | None = None
         self._clock = clock
         self._turn = 0
         self._silent: set[str] = set()
@@ -218,23 +121,15 @@ class ReplicaSet:
     @property
     def wants_session(self) -> bool:
         """Whether it matters to which session a request belongs."""
-        return len(self._replicas) > 1
-
-    def set_draining(self, replica: str, is_draining: bool) -> None:
-        """Say whether a replica takes no new sessions, but keeps those of which it has answered.
-
-        It keeps the 16384 most recent ones. New sessions go to it all the same if no other
-        replica is fit.
-
-        Raises:
-            KeyError: There is no replica of that name.
-        """
-        self._replicas[replica].is_draining = is_draining
+        backends = (replica.backend for replica in self._replicas.values())
+        return len(self._replicas) > 1 or any(getattr(b, "wants_session", False) for b in backends)
 
     async def start(self) -> None:
-        """Start all replicas."""
+        """Start all replicas, and the questions for their health."""
         for replica in self._replicas.values():
             await replica.backend.start()
+        if self._check_interval_s > 0:
+            self._checking = asyncio.create_task(self._keep_checking())
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
         """Send a request to the replica that it belongs to; see ``Backend.send``.
@@ -242,14 +137,25 @@ class ReplicaSet:
         Raises:
             BackendError: The replica gave no reply, or neither of two accepted a connection.
         """
-        (replica, weight), *others = self._rank(request.session)
+        replica, weight = self._rank(request.session)[0]
         try:
             return await self._send(replica, weight, request)
-        except BackendUnavailable:
-            if not others:
+        except (BackendUnavailable, BackendConnectTimeout):
+            if len(self._replicas) == 1:
                 raise
-        replica, weight = others[0]
-        return await self._send(replica, weight, request)
+        # Ranked anew, since much may have happened while the request waited.
+        ranked = self._rank(request.session)
+        other, weight = next(pair for pair in ranked if pair[0] is not replica)
+        return await self._send(other, weight, request)
+
+    async def check(self) -> None:
+        """Ask all replicas for their health.
+
+        One that is ill so often in a row as ejects it is left out until it is well. One that drains
+        takes no new sessions, but keeps those of which it has answered, the 16384 most recent ones,
+        unless its answer is a server error.
+        """
+        await asyncio.gather(*(self._check(replica) for replica in self._replicas.values()))
 
     async def probe(self) -> None:
         """Ask all replicas whether they answer; one is enough. Those that do not are logged.
@@ -276,6 +182,9 @@ class ReplicaSet:
 
     async def aclose(self) -> None:
         """Close all replicas."""
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.wait({self._checking})
         await asyncio.gather(*(replica.backend.aclose() for replica in self._replicas.values()))
 
     def _rank(self, session: str | None) -> list[tuple[_Replica, int | None]]:
@@ -306,15 +215,15 @@ class ReplicaSet:
         try:
             reply = await replica.backend.send(request)
         except BaseException as error:
-            replica.outstanding -= 1
+            replica.finish()
             if isinstance(error, BackendUnavailable | BackendTimeout | BackendExited):
                 self._note_failure(replica, epoch, error)
             raise
         if replica.health.succeed(epoch, replica.outstanding):
             _log.info("replica has returned", upstream=self._name, replica=replica.name)
         if weight is not None:
-            replica.remember(weight)
-        return _CountedReply(reply, replica)
+            (replica.remember if reply.status < 500 else replica.forget)(weight)
+        return HeldReply(reply, replica.finish)
 
     def _note_failure(self, replica: _Replica, epoch: int, error: BackendError) -> None:
         backoff_s = replica.health.fail(epoch, self._clock())
@@ -326,6 +235,26 @@ class ReplicaSet:
                 backoff_s=backoff_s,
                 reason=str(error),
             )
+
+    async def _keep_checking(self) -> None:
+        while True:
+            await asyncio.sleep(self._check_interval_s)
+            await self.check()
+
+    async def _check(self, replica: _Replica) -> None:
+        verdict, reason = await ask_health(replica.backend)
+        log = _log.bind(upstream=self._name, replica=replica.name)
+        if verdict is Verdict.ILL:
+            replica.ill_count += 1
+            if replica.ill_count >= self._rules.after and replica.health.hold():
+                log.warning("replica ejected", reason=reason)
+            return
+        replica.ill_count = 0
+        replica.health.release(replica.outstanding)
+        is_draining = verdict is Verdict.DRAINING
+        if is_draining != replica.is_draining:
+            replica.is_draining = is_draining
+            log.info("replica drains" if is_draining else "replica drains no longer")
 
 
 async def _why_not(backend: Backend) -> str | None:

@@ -92,6 +92,7 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         url: API root, such as ``http://127.0.0.1:8000/v1``.
         urls: API roots of servers that serve the same.
         eject_after: Consecutive failures after which one of ``urls`` is left out for a while.
+        health_interval_s: Pause between two questions for the health of all ``urls``; 0 for never.
         vllm: A vLLM to spawn.
         demo: Whether it is the embedded demo.
         speaks: ``chat``, ``responses`` or ``auto``, which asks the upstream once.
@@ -101,6 +102,9 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         overrides: Members of the profile that differ.
         connect_timeout_s: Limit for making a connection.
         read_timeout_s: Limit for the silence between two reads.
+        max_concurrent: Most requests that are open at one server; no limit if absent.
+        queue_limit: Most requests that wait for one server; with 0 none does.
+        queue_timeout_s: So long may a request wait for its turn.
     """
 
     url: str | None = None
@@ -113,8 +117,12 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile: str = "vllm"
     overrides: dict[str, JSON] = {}
     eject_after: Annotated[int, Meta(ge=1)] = 3
+    health_interval_s: Annotated[float, Meta(ge=0)] = 5.0
     connect_timeout_s: Limit = 10.0
     read_timeout_s: Limit = 600.0
+    max_concurrent: Annotated[int, Meta(ge=1)] | None = None
+    queue_limit: Annotated[int, Meta(ge=0)] = 10_000
+    queue_timeout_s: Limit = 600.0
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from backends.base import Backend
 from backends.demo import DemoBackend
+from backends.health import Ejection
 from backends.leftovers import state_folder
+from backends.limits import Limit, LimitedBackend
 from backends.openai_compatible import OpenAICompatibleBackend
-from backends.replicas import Ejection, ReplicaSet
+from backends.replicas import ReplicaSet
 from backends.supervision import Supervision
 from backends.transport import AiohttpTransport
 from backends.vllm import VllmBackend
@@ -36,7 +38,10 @@ def build_upstream(name: str, upstream: config.Upstream) -> Upstream:
     speaks = upstream.speaks
     if speaks == "auto" and (upstream.vllm is not None or upstream.demo):
         speaks = "chat"
-    return Upstream(_build_backend(name, upstream), config.profile_of(upstream), speaks)
+    backend = _build_backend(name, upstream)
+    if upstream.urls is None:
+        backend = _limited(backend, upstream)
+    return Upstream(backend, config.profile_of(upstream), speaks)
 
 
 def _build_backend(name: str, upstream: config.Upstream) -> Backend:
@@ -70,10 +75,22 @@ def _build_backend(name: str, upstream: config.Upstream) -> Backend:
             raise SettingsError(f"upstreams.{name}.vllm: {error}") from error
     key = config.key_of(upstream)
     if upstream.urls is not None:
-        replicas = {url.rstrip("/"): connect(url, key) for url in upstream.urls}
-        return ReplicaSet(name, replicas, ejection=Ejection(after=upstream.eject_after))
+        return ReplicaSet(
+            name,
+            {url.rstrip("/"): _limited(connect(url, key), upstream) for url in upstream.urls},
+            ejection=Ejection(after=upstream.eject_after),
+            check_interval_s=upstream.health_interval_s,
+        )
     assert upstream.url is not None
     return connect(upstream.url, key)
+
+
+def _limited(backend: Backend, upstream: config.Upstream) -> Backend:
+    """A server within the upstream's limit, if it has one."""
+    if upstream.max_concurrent is None:
+        return backend
+    limit = Limit(upstream.max_concurrent, upstream.queue_limit, upstream.queue_timeout_s)
+    return LimitedBackend(backend, limit)
 
 
 def _supervision(vllm: config.VLLM) -> Supervision:

@@ -9,6 +9,7 @@ import respx
 from backends.base import UpstreamRequest
 from backends.errors import (
     BackendBrokeOff,
+    BackendConnectTimeout,
     BackendError,
     BackendTimeout,
     BackendUnavailable,
@@ -137,7 +138,7 @@ async def test_headers_of_other_bytes_pass_as_they_are(router: respx.MockRouter)
 ERRORS = [
     (httpx.ConnectError("refused at 10.0.0.7"), BackendUnavailable, 503, "upstream_unavailable"),
     (httpx.UnsupportedProtocol("ftp"), BackendUnavailable, 503, "upstream_unavailable"),
-    (httpx.ConnectTimeout("10.0.0.7"), BackendTimeout, 504, "upstream_timeout"),
+    (httpx.ConnectTimeout("10.0.0.7"), BackendConnectTimeout, 504, "upstream_timeout"),
     (httpx.ReadTimeout("10.0.0.7"), BackendTimeout, 504, "upstream_timeout"),
     (httpx.WriteTimeout("10.0.0.7"), BackendTimeout, 504, "upstream_timeout"),
     (httpx.PoolTimeout("10.0.0.7"), BackendTimeout, 504, "upstream_timeout"),
@@ -222,6 +223,19 @@ async def test_probe_of_a_server_that_answers(status: int, router: respx.MockRou
     router.get(f"{BASE}/models").mock(return_value=httpx.Response(status, stream=body))
     await backend(router).probe()
     assert body.closed == 1
+
+
+@pytest.mark.parametrize("root", ["http://up", "http://up/v1", "http://up/v1/", "http://up/a/v1"])
+async def test_paths_beside_the_api_root(root: str) -> None:
+    """A server's own endpoints are where its API root is, without the version."""
+    with respx.mock() as router:
+        below = root.rstrip("/").removesuffix("/v1")
+        route = router.get(f"{below}/health").respond(200)
+        transport = httpx.MockTransport(router.async_handler)
+        server = OpenAICompatibleBackend("main", root, transport)
+        reply = await server.send(UpstreamRequest("GET", "/health", is_rooted=True))
+        await reply.aclose()
+        assert (reply.status, route.call_count) == (200, 1)
 
 
 async def test_probe_of_a_server_in_trouble(router: respx.MockRouter) -> None:

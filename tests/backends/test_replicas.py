@@ -1,6 +1,7 @@
 """Replicas: who gets which request, who is left out, and how it comes back."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from itertools import pairwise
@@ -11,12 +12,15 @@ import structlog
 from backends.base import UpstreamReply, UpstreamRequest
 from backends.errors import (
     BackendBrokeOff,
+    BackendConnectTimeout,
     BackendError,
     BackendExited,
     BackendTimeout,
     BackendUnavailable,
 )
-from backends.replicas import Ejection, Health, ReplicaSet, Standing
+from backends.health import Ejection, Health, Standing
+from backends.replicas import ReplicaSet
+from tests.backends.processes import until
 
 NAMES = ("http://a:8000/v1", "http://b:8000/v1", "http://c:8000/v1")
 
@@ -24,9 +28,8 @@ NAMES = ("http://a:8000/v1", "http://b:8000/v1", "http://c:8000/v1")
 class FakeReply:
     """A reply of one piece."""
 
-    status = 200
-
-    def __init__(self, replica: str) -> None:
+    def __init__(self, replica: str, status: int = 200) -> None:
+        self.status = status
         self.headers: Mapping[str, str] = {"x-from": replica}
         self.closed = 0
 
@@ -46,6 +49,9 @@ class FakeBackend:
         self.replica = replica
         self.trouble: Callable[[], BackendError] | None = None
         self.gate: asyncio.Event | None = None
+        self.status = 200
+        self.health = 200
+        self.is_full = False
         self.sessions: list[str | None] = []
         self.calls: list[str] = []
 
@@ -53,12 +59,23 @@ class FakeBackend:
         self.calls.append("start")
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        if request.path == "/health":
+            assert (request.method, request.is_rooted) == ("GET", True)
+            return await self.answer_health()
         self.sessions.append(request.session)
         if self.gate is not None:
             await self.gate.wait()
         if self.trouble is not None:
             raise self.trouble()
-        return FakeReply(self.replica)
+        return FakeReply(self.replica, self.status)
+
+    async def answer_health(self) -> UpstreamReply:
+        self.calls.append("health")
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.health == 0:
+            raise refused()
+        return FakeReply(self.replica, self.health)
 
     async def probe(self) -> None:
         self.calls.append("probe")
@@ -119,6 +136,10 @@ def refused() -> BackendUnavailable:
 
 def silent() -> BackendTimeout:
     return BackendTimeout("The upstream was silent for too long.", backend="main")
+
+
+def connect_timeout() -> BackendConnectTimeout:
+    return BackendConnectTimeout("The upstream accepts no connection in time.", backend="main")
 
 
 def broke_off() -> BackendBrokeOff:
@@ -216,10 +237,13 @@ async def test_cancelled_request_counts_no_longer() -> None:
     assert {await bench.send() for _ in range(2)} == set(NAMES[:2])
 
 
-async def test_refused_request_is_tried_on_the_next() -> None:
+@pytest.mark.parametrize("trouble", [refused, connect_timeout])
+async def test_request_that_was_not_sent_is_tried_on_the_next(
+    trouble: Callable[[], BackendError],
+) -> None:
     bench = Bench()
     home = await bench.home("s")
-    bench.fakes[home].trouble = refused
+    bench.fakes[home].trouble = trouble
     elsewhere = {await bench.send("s") for _ in range(10)}
     assert len(elsewhere) == 1
     assert elsewhere != {home}
@@ -377,24 +401,154 @@ async def test_draining_replica_keeps_its_sessions_and_takes_no_new_ones() -> No
     bench = Bench()
     old = {session: await bench.send(session) for session in sessions(30)}
     for home in NAMES[:2]:
-        bench.set.set_draining(home, True)
+        bench.fakes[home].health = 503
+    with structlog.testing.capture_logs() as lines:
+        await bench.set.check()
+        await bench.set.check()
+    assert [(line["event"], line["replica"]) for line in lines] == [
+        ("replica drains", NAMES[0]),
+        ("replica drains", NAMES[1]),
+    ]
     assert {session: await bench.send(session) for session in old} == old
     assert {await bench.send(f"new {n}") for n in range(30)} == {NAMES[2]}
     assert {await bench.send() for _ in range(5)} == {NAMES[2]}
-    bench.set.set_draining(NAMES[2], True)
+    bench.fakes[NAMES[2]].health = 503
+    await bench.set.check()
     assert {await bench.send(f"newer {n}") for n in range(30)} == set(NAMES), "better than none"
-    for home in NAMES:
-        bench.set.set_draining(home, False)
+    for fake in bench.fakes.values():
+        fake.health = 200
+    with structlog.testing.capture_logs() as lines:
+        await bench.set.check()
+    assert [line["event"] for line in lines] == ["replica drains no longer"] * 3
     assert {await bench.send(f"newest {n}") for n in range(30)} == set(NAMES)
+
+
+async def test_session_leaves_a_draining_replica_whose_answer_is_a_server_error() -> None:
+    """A dead engine behind a live server says 503 for its health too."""
+    bench = Bench()
+    home = await bench.home("s")
+    bench.fakes[home].health = bench.fakes[home].status = 503
+    await bench.set.check()
+    assert await bench.send("s") == home
+    assert await bench.send("s") != home
 
 
 async def test_draining_replica_is_better_than_an_ejected_one() -> None:
     bench = Bench(*NAMES[:2], ejection=Ejection(after=1))
-    bench.set.set_draining(NAMES[0], True)
+    bench.fakes[NAMES[0]].health = 503
+    await bench.set.check()
     bench.fakes[NAMES[1]].trouble = silent
     with pytest.raises(BackendTimeout):
         await bench.send()
     assert await bench.send() == NAMES[0]
+
+
+@pytest.mark.parametrize("health", [0, 500])
+async def test_ill_replica_is_left_out_before_a_request_meets_it(health: int) -> None:
+    """So often in a row as ejects, and for as long as it lasts."""
+    bench = Bench(ejection=Ejection(after=2))
+    home = await bench.home("s")
+    fake = bench.fakes[home]
+    for answer in (health, 200, health):
+        fake.health = answer
+        await bench.set.check()
+    assert await bench.send("s") == home, "not twice in a row"
+    with structlog.testing.capture_logs() as lines:
+        await bench.set.check()
+        await bench.set.check()
+    assert [(line["event"], line["replica"]) for line in lines] == [("replica ejected", home)]
+    bench.clock.now_s += 1000
+    assert await bench.send("s") != home
+    fake.health = 200
+    await bench.set.check()
+    assert await bench.send("s") == home
+
+
+async def test_return_after_illness_is_slow() -> None:
+    bench = Bench(ejection=Ejection(after=1))
+    home = await bench.home("s")
+    fake = bench.fakes[home]
+    for answer in (500, 200):
+        fake.health = answer
+        await bench.set.check()
+    fake.gate = gate = asyncio.Event()
+    first = asyncio.create_task(bench.open("s"))
+    await asyncio.sleep(0)
+    assert await bench.send("s") != home
+    gate.set()
+    assert (await first)[1] == home
+
+
+async def test_health_that_is_no_endpoint_is_well() -> None:
+    bench = Bench(ejection=Ejection(after=1))
+    for fake in bench.fakes.values():
+        fake.health = 404
+    with structlog.testing.capture_logs() as lines:
+        await bench.set.check()
+    assert lines == []
+
+
+async def test_silence_is_ill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.health.CHECK_LIMIT_S", 0.01)
+    bench = Bench(ejection=Ejection(after=1))
+    home = await bench.home("s")
+    bench.fakes[home].gate = asyncio.Event()
+    await bench.set.check()
+    assert await bench.send("s") != home
+
+
+async def test_good_health_does_not_excuse_failing_requests() -> None:
+    bench = Bench(ejection=Ejection(after=2, backoff_s=5.0))
+    home = await bench.home("s")
+    bench.fakes[home].trouble = silent
+    for _ in range(2):
+        with pytest.raises(BackendTimeout):
+            await bench.send("s")
+        await bench.set.check()
+    assert await bench.send("s") != home, "and it is left out for its back-off"
+
+
+async def test_replicas_are_asked_at_intervals_until_the_set_is_closed() -> None:
+    fakes = {name: FakeBackend(name) for name in NAMES}
+    backends = ReplicaSet("main", fakes, check_interval_s=0.001)
+    await backends.start()
+    await until(lambda: all(fake.calls.count("health") > 1 for fake in fakes.values()))
+    await backends.aclose()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_full_replica_is_passed_over_while_another_has_room() -> None:
+    bench = Bench()
+    home = await bench.home("s")
+    bench.fakes[home].is_full = True
+    other = await bench.send("s")
+    assert other != home
+    assert home not in {await bench.send() for _ in range(5)}
+    for fake in bench.fakes.values():
+        fake.is_full = True
+    assert await bench.send("s") == home, "who hears the refusal of its own"
+    bench.fakes[home].is_full = False
+    assert await bench.send("s") == home
+
+
+async def test_request_that_waited_is_sent_to_a_replica_that_is_fit_now() -> None:
+    """While it waited at a replica that died, the next in its order died too."""
+    bench = Bench(ejection=Ejection(after=1))
+    home = await bench.home("s")
+    bench.fakes[home].trouble = refused
+    second = await bench.send("s")
+    bench = Bench(ejection=Ejection(after=1))
+    dying = bench.fakes[home]
+    dying.gate = gate = asyncio.Event()
+    waiting = asyncio.create_task(bench.send("s"))
+    await asyncio.sleep(0)
+    bench.fakes[second].trouble = silent
+    for _ in range(2):
+        with contextlib.suppress(BackendTimeout):
+            await bench.send()
+    dying.trouble = refused
+    gate.set()
+    assert await waiting not in (home, second)
 
 
 async def test_probe_needs_one_answer_and_names_the_others() -> None:
