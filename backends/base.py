@@ -10,9 +10,10 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     """One HTTP request to an upstream.
 
     ``path`` is relative to the upstream's API root and begins with a slash, for instance
-    ``/chat/completions``; with ``is_rooted`` it is relative to the server's root, which is the API
-    root without a ``/v1`` at its end. ``body`` is mostly JSON text, empty for GET. ``session``
-    is the key of the conversation, for backends that choose among servers; it is not sent.
+    ``/chat/completions``; ``body`` is the JSON text or form, empty for GET. ``session`` is the key
+    of the conversation, for backends that choose among servers; it is not sent. With
+    ``is_at_root`` the path is relative to the server's root instead, which lacks the API root's
+    ``/v1``.
     """
 
     method: str
@@ -20,7 +21,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     headers: Sequence[tuple[str, str]] = ()
     body: bytes = b""
     session: str | None = None
-    is_rooted: bool = False
+    is_at_root: bool = False
 
 
 class UpstreamReply(Protocol):

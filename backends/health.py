@@ -139,7 +139,7 @@ async def ask_health(backend: Backend) -> tuple[Verdict, str]:
     """
     try:
         async with asyncio.timeout(CHECK_LIMIT_S):
-            reply = await backend.send(UpstreamRequest("GET", "/health", is_rooted=True))
+            reply = await backend.send(UpstreamRequest("GET", "/health", is_at_root=True))
             await reply.aclose()
     except BackendError as error:
         return Verdict.ILL, str(error)

@@ -73,7 +73,7 @@ class OpenAICompatibleBackend:
         """Make a backend that owns ``transport``; white space around the key is cut off."""
         self._name = name
         self._base_url = base_url.rstrip("/")
-        self._server_url = self._base_url.removesuffix("/v1")
+        self._root = self._base_url.removesuffix("/v1")
         self._transport = transport
         self._headers = dict(headers or {})
         if api_key:
@@ -102,12 +102,12 @@ class OpenAICompatibleBackend:
             BackendTimeout: No reply within the limit.
             BackendBrokeOff: The connection broke before a reply.
         """
-        address = (self._server_url if request.is_rooted else self._base_url) + request.path
-        url = self._urls.get(address)
+        target = (self._root if request.is_at_root else self._base_url) + request.path
+        url = self._urls.get(target)
         if url is None:
-            url = httpx.URL(address)
+            url = httpx.URL(target)
             if len(self._urls) < 64:
-                self._urls[address] = url
+                self._urls[target] = url
         pairs = [(k, v) for k, v in request.headers if k not in self._headers]
         pairs += self._headers.items()
         headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in pairs]

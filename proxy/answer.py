@@ -6,7 +6,7 @@ from typing import Any
 
 from proxy.headers import JSON_TYPE, Headers
 from proxy.record import Record
-from translators.errors import Loss
+from translators.errors import ErrorInfo, Loss
 from translators.wire import JSON, encode
 
 Send = Callable[[Any], Awaitable[None]]
@@ -48,6 +48,22 @@ class Answer:
         await self.start(status, [*JSON_TYPE, *headers, length])
         self._record.first_byte()
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def refuse(
+        self, error: ErrorInfo, document: JSON, headers: Headers | None = None
+    ) -> None:
+        """Send an error, of which ``document`` tells in the caller's dialect.
+
+        Once a reply has begun this is too late. Then it is left unfinished, and the server
+        breaks the connection off: the caller must not take it for whole.
+        """
+        self._record.fail(error)
+        if self.has_started:
+            return
+        headers = [*(headers or ()), *loss_header(self._record.losses)]
+        if error.retry_after_s is not None:
+            headers.append((b"retry-after", str(error.retry_after_s).encode()))
+        await self.whole(error.status, document, headers)
 
 
 def loss_header(losses: Sequence[Loss]) -> Headers:

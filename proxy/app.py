@@ -1,7 +1,7 @@
 """The Litestar application: routes, lifespan, and errors of the framework in our envelope."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from proxy.gateway import Gateway
 from proxy.headers import to_upstream
 from proxy.routing import Router, Upstream, UpstreamRefused
 from proxy.settings import Settings, secret_of
+from proxy.surface import Endpoint, read_endpoints, served_paths
 from proxy.upstreams import build_upstreams
 from proxy.vault import Vault
 from translators import CODECS
@@ -43,6 +44,7 @@ def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) 
     vault = Vault(secret_of(settings.server))
     services = Services(router, settings.policy, vault, settings.server.heartbeat_s)
     gateway = Gateway(services, settings.server.max_body_bytes)
+    relayed = served_paths(read_endpoints(settings.server.relay))
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -59,6 +61,7 @@ def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) 
         route_handlers=[
             *(_generation(gateway, codec) for codec in CODECS.values()),
             _generation(gateway, CODECS[Dialect.RESPONSES], compacts=True),
+            *(_relayed(gateway, path, ways) for path, ways in relayed.items()),
             _models(router),
             _model(router),
             _health,
@@ -89,20 +92,39 @@ def _generation(gateway: Gateway, codec: Codec, *, compacts: bool = False) -> AS
         if scope["method"] == "POST":
             await gateway.handle(codec, scope, receive, send, compacts=compacts)
             return
-        upgrade = any(name == b"upgrade" for name, _ in scope["headers"])
-        info = ErrorInfo(
-            "This endpoint takes POST requests only; it offers no WebSocket."
-            if upgrade
-            else "This endpoint takes POST requests only.",
-            426 if upgrade else 405,
-            "invalid_request_error",
-        )
-        body = encode(codec.write_error(info))
-        headers = [(b"content-type", b"application/json"), (b"allow", b"POST")]
-        await send({"type": "http.response.start", "status": info.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await _refuse_method(scope, send, "POST")
 
     return generate
+
+
+def _relayed(gateway: Gateway, path: str, ways: Mapping[str, Endpoint]) -> ASGIRouteHandler:
+    """A path of relayed endpoints, by their methods."""
+
+    @asgi(path, copy_scope=False)
+    async def relay(scope: Any, receive: Any, send: Any) -> None:
+        endpoint = ways.get(scope["method"])
+        if endpoint is not None:
+            await gateway.relay(endpoint, scope, receive, send)
+            return
+        await _refuse_method(scope, send, ", ".join(ways))
+
+    return relay
+
+
+async def _refuse_method(scope: Any, send: Any, allowed: str) -> None:
+    """Say which methods an endpoint has, in the envelope that all dialects share."""
+    upgrade = any(name == b"upgrade" for name, _ in scope["headers"])
+    info = ErrorInfo(
+        f"This endpoint takes {allowed} requests only; it offers no WebSocket."
+        if upgrade
+        else f"This endpoint takes {allowed} requests only.",
+        426 if upgrade else 405,
+        "invalid_request_error",
+    )
+    body = encode(write_error(info, {}))
+    headers = [(b"content-type", b"application/json"), (b"allow", allowed.encode())]
+    await send({"type": "http.response.start", "status": info.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _models(router: Router) -> Any:

@@ -105,18 +105,8 @@ class Exchange:
             await self._translate(document, route, CODECS[dialect], compacts=compacts)
 
     async def refuse(self, error: ErrorInfo, headers: Headers | None = None) -> None:
-        """Answer with an error in the caller's dialect.
-
-        Once a reply has begun this is too late. Then it is left unfinished, and the server
-        breaks the connection off: the caller must not take it for whole.
-        """
-        self._record.fail(error)
-        if self._answer.has_started:
-            return
-        headers = [*(headers or ()), *loss_header(self._record.losses)]
-        if error.retry_after_s is not None:
-            headers.append((b"retry-after", str(error.retry_after_s).encode()))
-        await self._answer.whole(error.status, self._caller.write_error(error), headers)
+        """Answer with an error in the caller's dialect; see ``Answer.refuse``."""
+        await self._answer.refuse(error, self._caller.write_error(error), headers)
 
     async def _relay(self, body: bytes, route: Route, path: str) -> None:
         """Pass bytes both ways, apart from the members that the route changes."""

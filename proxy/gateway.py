@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -12,7 +13,10 @@ from proxy.answer import Answer, Send
 from proxy.bodies import BodyError, ClientGone, decompress, read_body
 from proxy.errors import info_of
 from proxy.exchange import Exchange, Services
+from proxy.headers import value_of
 from proxy.record import Record
+from proxy.relay import Relay
+from proxy.surface import Endpoint
 from translators.codec import Codec
 from translators.errors import ErrorInfo, TranslationError
 
@@ -22,7 +26,7 @@ _log = structlog.get_logger("dragoman")
 
 
 class Gateway:
-    """Answers generation requests of any dialect; holds no state of its own."""
+    """Answers generation requests of any dialect, and relays others; holds no state of its own."""
 
     def __init__(self, services: Services, max_body_bytes: int) -> None:
         """Make a gateway that takes bodies up to a size, after decompression."""
@@ -32,16 +36,37 @@ class Gateway:
     async def handle(
         self, caller: Codec, scope: Any, receive: Receive, send: Send, *, compacts: bool = False
     ) -> None:
-        """Answer one request, as an ASGI application.
+        """Answer one request of a dialect, as an ASGI application.
 
-        While the upstream works, the caller is watched: if it goes away, the exchange is
-        cancelled, which closes the upstream's connection, streamed or not. With ``compacts`` the
-        conversation is not continued but summed up.
+        With ``compacts`` the conversation is not continued but summed up.
         """
-        headers: list[tuple[bytes, bytes]] = scope["headers"]
-        request_id = _header(headers, b"x-request-id") or uuid.uuid4().hex
-        record = Record(caller.dialect.value, request_id)
+        headers = scope["headers"]
+        record = Record(caller.dialect.value, _request_id(headers))
         exchange = Exchange(self._services, caller, headers, Answer(send, record), record)
+        run = partial(exchange.run, compacts=compacts)
+        await self._attend(run, exchange.refuse, record, headers, receive)
+
+    async def relay(self, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer one request to a relayed endpoint, as an ASGI application."""
+        headers = scope["headers"]
+        record = Record(endpoint.path, _request_id(headers))
+        query, answer = scope["query_string"], Answer(send, record)
+        relay = Relay(self._services.router, endpoint, headers, query, answer, record)
+        await self._attend(relay.run, relay.refuse, record, headers, receive)
+
+    async def _attend(
+        self,
+        run: Callable[[bytes], Awaitable[None]],
+        refuse: Callable[[ErrorInfo], Awaitable[None]],
+        record: Record,
+        headers: list[tuple[bytes, bytes]],
+        receive: Receive,
+    ) -> None:
+        """Let a request ``run`` with its body, and ``refuse`` it where that fails.
+
+        While the upstream works, the caller is watched: if it goes away, what runs is cancelled,
+        which closes the upstream's connection, streamed or not.
+        """
         task = asyncio.current_task()
         assert task is not None
         watcher: asyncio.Task[None] | None = None
@@ -58,18 +83,18 @@ class Gateway:
             try:
                 body = await read_body(receive, self._max_body_bytes)
                 watcher = asyncio.create_task(watch())
-                encoding = _header(headers, b"content-encoding")
+                encoding = value_of(headers, b"content-encoding")
                 body = decompress(body, encoding, self._max_body_bytes)
-                await exchange.run(body, compacts=compacts)
+                await run(body)
             except (TranslationError, BackendError, BodyError) as error:
-                await exchange.refuse(info_of(error))
+                await refuse(info_of(error))
         except ClientGone:
             record.outcome = "client_closed"
         except asyncio.CancelledError:
             task.uncancel()
             if not is_gone:  # the process ends, and its patience did
                 stopping = "The proxy is shutting down."
-                await exchange.refuse(ErrorInfo(stopping, 503, code="shutting_down"))
+                await refuse(ErrorInfo(stopping, 503, code="shutting_down"))
             record.outcome = "client_closed" if is_gone else "cancelled"
         except Exception:
             record.outcome = "error"
@@ -80,10 +105,5 @@ class Gateway:
             record.write(_log)
 
 
-def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> str:
-    """The last value of a header, "" if it is absent."""
-    found = ""
-    for key, value in headers:
-        if key == name:
-            found = value.decode("latin-1")
-    return found
+def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
+    return value_of(headers, b"x-request-id") or uuid.uuid4().hex

@@ -3,7 +3,9 @@
 Spec: RFC 9110, section 7.6.1 "Connection".
 """
 
+import string
 from collections.abc import Iterable, Mapping
+from urllib.parse import quote
 
 Headers = list[tuple[bytes, bytes]]
 """Headers as ASGI has them: lower-case names."""
@@ -39,7 +41,11 @@ _TO_CALLER = frozenset(
         "openai-version",
     }
 )
-_RELAYED = _TO_CALLER | {"content-type", "content-encoding", "cache-control", "vary"}
+_RELAYED = _TO_CALLER | {
+    *("content-type", "content-encoding", "content-disposition", "cache-control", "vary"),
+    "metadata",  # in which vLLM describes embeddings that it sends as bytes
+}
+_IN_QUERY = string.punctuation.replace("#", "")
 
 
 def to_upstream(
@@ -58,6 +64,42 @@ def to_upstream(
         ("accept", accept),
         ("accept-encoding", "identity"),
     ]
+
+
+def to_relayed(
+    headers: Iterable[tuple[bytes, bytes]], content_type: str, request_id: str
+) -> list[tuple[str, str]]:
+    """Headers of a relayed request, of those that the caller sent, ``accept`` among them.
+
+    Args:
+        headers: The caller's.
+        content_type: That of the body, "" if there is none.
+        request_id: What to send if the caller sent none.
+    """
+    passed = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if name in _TO_UPSTREAM or name == b"accept"
+    ]
+    if not any(name == "x-request-id" for name, _ in passed):
+        passed.append(("x-request-id", request_id))
+    if content_type:
+        passed.append(("content-type", content_type))
+    return [*passed, ("accept-encoding", "identity")]
+
+
+def query(query_string: bytes) -> str:
+    """A query string as the end of a URL, with its question mark, "" if it is empty."""
+    return "?" + quote(query_string, safe=_IN_QUERY) if query_string else ""
+
+
+def value_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
+    """The last value of a header, "" if it is absent."""
+    found = ""
+    for key, value in headers:
+        if key == name:
+            found = value.decode("latin-1")
+    return found
 
 
 def to_caller(headers: Mapping[str, str]) -> Headers:

@@ -31,6 +31,8 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         reasoning_key_env: Environment variable with the secret that seals reasoning and summaries;
             without one they can be read until the proxy stops.
         drain_s: Seconds that open requests may take when the proxy stops.
+        relay: Endpoints of the upstreams that are relayed, such as ``/v1/embeddings`` or
+            ``GET /version``; ``default`` stands for the usual ones.
     """
 
     host: str = "127.0.0.1"
@@ -39,6 +41,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain_s: Annotated[float, Meta(ge=0)] = 5.0
     heartbeat_s: Annotated[float, Meta(ge=0)] = 15.0
     reasoning_key_env: str | None = None
+    relay: tuple[str, ...] = ("default",)
 
 
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

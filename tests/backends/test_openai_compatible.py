@@ -233,7 +233,7 @@ async def test_paths_beside_the_api_root(root: str) -> None:
         route = router.get(f"{below}/health").respond(200)
         transport = httpx.MockTransport(router.async_handler)
         server = OpenAICompatibleBackend("main", root, transport)
-        reply = await server.send(UpstreamRequest("GET", "/health", is_rooted=True))
+        reply = await server.send(UpstreamRequest("GET", "/health", is_at_root=True))
         await reply.aclose()
         assert (reply.status, route.call_count) == (200, 1)
 

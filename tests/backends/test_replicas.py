@@ -60,7 +60,7 @@ class FakeBackend:
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
         if request.path == "/health":
-            assert (request.method, request.is_rooted) == ("GET", True)
+            assert (request.method, request.is_at_root) == ("GET", True)
             return await self.answer_health()
         self.sessions.append(request.session)
         if self.gate is not None:
