@@ -114,6 +114,11 @@ class LimitedBackend:
         return self._backend.name
 
     @property
+    def inner(self) -> Backend:
+        """The backend that is limited, for whoever asks for its kind."""
+        return self._backend
+
+    @property
     def is_full(self) -> bool:
         """Whether one request more would be refused."""
         return self._open >= self._limit.open and len(self._queue) >= self._limit.waiting

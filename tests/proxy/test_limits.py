@@ -225,6 +225,7 @@ def test_only_a_limit_makes_a_limited_backend() -> None:
     found = backend(max_concurrent=2)
     assert isinstance(found, LimitedBackend)
     assert (found.name, found.wants_session) == ("a", True)
+    assert isinstance(found.inner, OpenAICompatibleBackend)
 
 
 def test_one_replica_with_a_limit_wants_sessions() -> None:

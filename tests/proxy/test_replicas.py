@@ -1,9 +1,10 @@
 """Replicas behind a running proxy: sessions stay put, and a dead replica costs no request."""
 
 import asyncio
+import socket
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import aiohttp
@@ -17,6 +18,7 @@ from proxy.loading import load
 from proxy.settings import Settings, Upstream, public
 from proxy.tables import SettingsError
 from proxy.upstreams import build_upstreams
+from tests.backends.processes import until
 from tests.proxy.caller import ask
 from tests.proxy.conftest import RunProxy
 from tests.proxy.dialects import CHAT, RESPONSES, chat_reply, chat_request
@@ -33,6 +35,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self.seen: dict[str, list[int]] = defaultdict(list)
+        self.health = [200] * 3
         self.upstreams = [ScriptedUpstream(handler=self._handler(i)) for i in range(3)]
         self._stacks = [AsyncExitStack() for _ in self.upstreams]
 
@@ -49,12 +52,14 @@ class Fleet:
         """Close an upstream's port and its connections."""
         await self._stacks[index].aclose()
 
-    def settings(self) -> Settings:
+    def settings(self, **members: JSON) -> Settings:
         urls = [upstream.url for upstream in self.upstreams]
-        return Settings(upstreams={"default": Upstream(urls=urls, speaks="chat")})
+        return Settings(upstreams={"default": Upstream(urls=urls, speaks="chat", **members)})
 
     def _handler(self, index: int) -> Handler:
         def answer(request: ReceivedRequest) -> Answer:
+            if request.path == "/health":
+                return Reply(self.health[index])
             if request.method == "POST":
                 self.seen[request.json["messages"][0]["content"]].append(index)
             return Reply.json(chat_reply())
@@ -78,6 +83,11 @@ def turn(session: int, number: int) -> tuple[str, JSON, dict[str, str]]:
             return RESPONSES, {"model": "m", "input": messages}, {}
         case _:
             return RESPONSES, {"model": "m", "input": messages}, {"session_id": f"s{session}"}
+
+
+def last(lines: list[EventDict], event: str) -> EventDict:
+    """The last line of an event, or an empty one."""
+    return next((line for line in reversed(lines) if line["event"] == event), {})
 
 
 async def play(port: int, session: int, turns: Sequence[int]) -> None:
@@ -127,6 +137,64 @@ async def test_sessions_stay_and_a_dead_replica_moves_only_its_own(
         assert len(fleet.seen) == _SESSIONS
     ejected = [line for line in log_lines if line["event"] == "replica ejected"]
     assert {line["replica"] for line in ejected} == {dead}
+
+
+@pytest.mark.server
+async def test_dead_replica_is_left_out_before_a_request_meets_it(
+    running_proxy: RunProxy, log_lines: list[EventDict]
+) -> None:
+    async with Fleet() as fleet:
+        dead = fleet.upstreams[1].url
+        settings = fleet.settings(health_interval_s=0.01)
+        await fleet.kill(1)
+        proxy = await running_proxy(settings)
+        await until(lambda: {"replica": dead}.items() <= last(log_lines, "replica ejected").items())
+        for session in range(20):
+            await play(proxy.port, session, [0])
+        assert all(place != [1] for place in fleet.seen.values())
+    assert len([line for line in log_lines if line["event"] == "replica ejected"]) == 1
+
+
+@pytest.mark.server
+async def test_draining_replica_keeps_its_sessions(
+    running_proxy: RunProxy, log_lines: list[EventDict]
+) -> None:
+    async with Fleet() as fleet:
+        proxy = await running_proxy(fleet.settings(health_interval_s=0.01))
+        for session in range(40):
+            await play(proxy.port, session, [0])
+        fleet.health[1] = 503
+        await until(lambda: bool(last(log_lines, "replica drains")))
+        for session in range(80):
+            await play(proxy.port, session, [1])
+        places = [fleet.seen[f"session {session}"] for session in range(80)]
+        assert all(one == other for one, other in places[:40])
+        assert [1, 1] in places[:40]
+        assert [1] not in places[40:]
+        fleet.health[1] = 200
+        await until(lambda: bool(last(log_lines, "replica drains no longer")))
+
+
+@pytest.mark.server
+async def test_replica_that_accepts_no_connection_in_time_costs_no_request(
+    running_proxy: RunProxy,
+) -> None:
+    """Its backlog is full, as if the machine were gone. Without a session replicas take turns."""
+    async with Fleet() as fleet:
+        with socket.socket() as listener, ExitStack() as stack:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            for _ in range(3):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(listener.getsockname())
+            urls = [f"http://127.0.0.1:{listener.getsockname()[1]}/v1", fleet.upstreams[0].url]
+            default = Upstream(urls=urls, speaks="chat", connect_timeout_s=0.1)
+            proxy = await running_proxy(Settings(upstreams={"default": default}))
+            body = {"model": "m", "messages": [{"role": "system", "content": "x"}]}
+            for _ in range(2):
+                assert (await ask(proxy.port, CHAT, body)).status == 200
+        assert len(fleet.upstreams[0].requests) == 2
 
 
 @pytest.mark.server
