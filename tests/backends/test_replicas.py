@@ -613,3 +613,15 @@ def test_outcomes_from_before_an_ejection_say_nothing() -> None:
     assert health.standing(0, 1.0) is Standing.RETURNING
     assert health.fail(old, 1.0) is None
     assert health.standing(0, 1.0) is Standing.RETURNING
+
+
+def test_outcomes_from_before_an_illness_say_nothing() -> None:
+    """A reply to what was sent while it was well does not bring it back."""
+    health = Health(Ejection())
+    old = health.epoch
+    assert health.hold()
+    assert not health.hold()
+    assert not health.succeed(old, 1)
+    assert health.standing(0, 1e9) is Standing.EJECTED
+    health.release(0)
+    assert health.standing(0, 0.0) is Standing.RETURNING

@@ -318,6 +318,12 @@ def test_own_paths_are_not_taken() -> None:
     }
 
 
+def test_only_v1_itself_is_the_api_root() -> None:
+    one, other = read_endpoints(["/v1/x", "/v1beta/x"])
+    assert (one.upstream_path, one.is_at_root) == ("/x", False)
+    assert (other.upstream_path, other.is_at_root) == ("/v1beta/x", True)
+
+
 WRONG = {
     "word": ("all", "'all' is no endpoint; expected a path such as '/v1/embeddings'"),
     "method": ("PUT /x", "is no endpoint"),
