@@ -88,7 +88,11 @@ TOOLS: Table = {
     "code_interpreter": Row(Fate.POLICY),
     "computer": Row(Fate.POLICY),
     "computer_use_preview": Row(Fate.POLICY),
-    "custom": Row(Fate.EMULATED, "a function with one string"),
+    "custom": Row(
+        Fate.EMULATED,
+        "a function with one string; its grammar binds the answer where it has to be called, "
+        "else it is described and lost",
+    ),
     "file_search": Row(Fate.POLICY),
     "function": _EXACT,
     "image_generation": Row(Fate.POLICY),
