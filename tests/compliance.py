@@ -6,7 +6,7 @@ and gives it the fixture ``ask``, which posts a body to a path of a proxy.
 
 import typing
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import openresponses_types as spec
 import pytest
@@ -95,7 +95,7 @@ class Compliance:
     """
 
     model = "gpt-4o-mini"
-    cases: Mapping[str, JSON] = CASES
+    cases: ClassVar[Mapping[str, JSON]] = CASES
 
     @pytest.mark.parametrize("name", CASES)
     async def test_case(self, ask: Ask, name: str) -> None:

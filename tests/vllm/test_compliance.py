@@ -1,5 +1,6 @@
 """The compliance cases with the tiny model on a real vLLM behind the proxy."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ class TestTinyModel(Compliance):
     """The tiny model answers every case but the image, since it reads text only."""
 
     model = "tiny"
-    cases: ClassVar = {
+    cases: ClassVar[Mapping[str, JSON]] = {
         **CASES,
         # The suite's tool takes a location; this is the one that the model has learnt to call.
         "tool-calling": {
