@@ -51,6 +51,7 @@ REQUEST: Table = {
 
 ITEMS: Table = {
     "additional_tools": Row(Fate.EMULATED, "its tools are added to the request's"),
+    "agent_message": Row(Fate.EMULATED, "told as text; encrypted content is refused"),
     "apply_patch_call": Row(Fate.EMULATED, "a function call"),
     "apply_patch_call_output": Row(Fate.EMULATED, "a function call's result"),
     "code_interpreter_call": Row(Fate.EMULATED, "told as text"),

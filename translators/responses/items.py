@@ -231,6 +231,8 @@ def write_call(call: ToolCall, ctx: Context) -> dict[str, JSON]:
     }
     if call.namespace is not None:
         body["namespace"] = call.namespace
+    if (call.namespace, call.name) in ctx.plain_tools:
+        body["encrypted_function_args"] = []
     return body
 
 
