@@ -18,7 +18,12 @@ from translators.canonical import (
 )
 from translators.context import Context
 from translators.dialect import Dialect
-from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
+from translators.errors import (
+    MalformedRequest,
+    TranslationError,
+    UnsupportedFeature,
+    UpstreamProtocolError,
+)
 from translators.profiles import ReasoningAs
 from translators.responses import builtin, schema
 from translators.responses.content import read_content, write_input, write_output
@@ -102,6 +107,19 @@ def read_item(body: JSON, path: str, fault: type[TranslationError] = MalformedRe
         case str():
             return Opaque(Dialect.RESPONSES, kind, body, path)
     raise fault(f"Invalid '{path}': the item has neither a type nor a role.", param=path)
+
+
+def read_output_item(body: JSON, path: str) -> Item:
+    """One item of an upstream's reply; a function call without arguments has an empty object.
+
+    Raises:
+        UpstreamProtocolError: The item breaks its schema.
+    """
+    item = read_item(body, path, UpstreamProtocolError)
+    match item:
+        case ToolCall(kind=ToolKind.FUNCTION, status=Status.COMPLETED, arguments=arguments):
+            item.arguments = arguments if arguments.strip() else "{}"
+    return item
 
 
 def _read_message(body: JSON, path: str, fault: type[TranslationError]) -> Message:
