@@ -105,8 +105,8 @@ def test_chat_stream(case: Case) -> None:
             return
         try:
             actual: JSON = completion_of(accumulator, response).to_dict(exclude_unset=True)
-        except openai.LengthFinishReasonError as error:
-            assert response.stop is StopReason.LENGTH
+        except (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError) as error:
+            assert response.stop in (StopReason.LENGTH, StopReason.CONTENT_FILTER)
             actual = error.completion.to_dict(exclude_unset=True)
     if not options.get("include_usage"):
         del expected["usage"]
