@@ -131,7 +131,7 @@ class ResponsesReader:
                 events.append(TextDelta(item.index, ""))
                 events.append(AnnotationAdded(item.index, body.get("annotation")))
         elif kind in _TERMINAL:
-            self._end(body.get("response") or {}, events)
+            self._end(verb, body.get("response") or {}, events)
         return events
 
     def finish(self) -> list[Event]:
@@ -249,8 +249,14 @@ class ResponsesReader:
         status = final.status if isinstance(final, Message | Reasoning | ToolCall) else None
         events.append(ItemEnd(opened.index, status) if status else ItemEnd(opened.index))
 
-    def _end(self, response: dict[str, JSON], events: list[Event]) -> None:
-        """The terminal event; items that no event announced are in its ``output``."""
+    def _end(self, verb: str, response: dict[str, JSON], events: list[Event]) -> None:
+        """The terminal event; items that no event announced are in its ``output``.
+
+        A failure is one whatever status the response has; else the event's name stands in for a
+        status that is missing.
+        """
+        if verb == "failed" or response.get("status") is None:
+            response = {**response, "status": verb}
         self._is_over = True
         for output_index, body in enumerate(response.get("output") or ()):
             opened = self._items.get(output_index)
@@ -262,11 +268,10 @@ class ResponsesReader:
         final = read_response({**response, "output": response.get("output") or []}, self._ctx)
         if final.usage is not None:
             events.append(UsageUpdate(final.usage))
-        if final.error is not None or final.stop is None:
-            error = final.error or ErrorInfo("The upstream's response failed.", status=502)
-            events.append(ResponseFailed(error))
-            return
-        events.append(ResponseEnd(final.stop, final.raw_stop, final.extra))
+        if final.error is not None:
+            events.append(ResponseFailed(final.error))
+        elif final.stop is not None:
+            events.append(ResponseEnd(final.stop, final.raw_stop, final.extra))
 
 
 def _like(stem: str, body: dict[str, JSON]) -> Item:
