@@ -107,6 +107,7 @@ def test_chat_stream(case: Case) -> None:
             actual: JSON = completion_of(accumulator, response).to_dict(exclude_unset=True)
         except (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError) as error:
             assert response.stop in (StopReason.LENGTH, StopReason.CONTENT_FILTER)
+            assert error.completion is not None
             actual = error.completion.to_dict(exclude_unset=True)
     if not options.get("include_usage"):
         del expected["usage"]

@@ -160,7 +160,7 @@ def test_several_open_calls() -> None:
 
 def test_a_call_may_start_with_arguments() -> None:
     call = ToolCall("c", "f", '{"x":')
-    events = [BEGIN, ItemStart(0, call), ArgumentsDelta(0, " 1}"), ItemEnd(0)]
+    events: list[Event] = [BEGIN, ItemStart(0, call), ArgumentsDelta(0, " 1}"), ItemEnd(0)]
     (folded,) = fold(events).output
     assert isinstance(folded, ToolCall)
     assert folded.arguments == '{"x": 1}'
