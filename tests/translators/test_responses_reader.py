@@ -267,6 +267,24 @@ def test_a_call_that_nobody_announced(kind: str, member: str, tool: ToolKind) ->
     ]
 
 
+def test_a_call_waits_for_its_name() -> None:
+    call = {"type": "function_call", "call_id": "x", "name": "", "arguments": ""}
+    final = {**call, "name": "f", "arguments": "{}"}
+    delta = event("function_call_arguments.delta", delta="{", item_id="i", output_index=0)
+    named = event("function_call_arguments.done", name="f", arguments="{}", output_index=0)
+    expected = [ItemStart(0, ToolCall("x", "f", "")), ArgumentsDelta(0, "{}")]
+    assert read(added(0, call), delta, named) == expected
+    assert read(added(0, call), delta, done(0, final)) == [*expected, ItemEnd(0)]
+    assert read(added(0, call), delta, completed(final))[:-1] == [*expected, ItemEnd(0)]
+    assert read(delta, done(0, final)) == [*expected, ItemEnd(0)]
+
+
+def test_a_call_that_is_never_named_is_the_upstreams_fault() -> None:
+    call = {"type": "function_call", "call_id": "x", "name": "", "arguments": "{}"}
+    with pytest.raises(UpstreamProtocolError, match="the call has no name"):
+        read(added(0, call), done(0, call))
+
+
 def test_the_rest_of_arguments_comes_with_the_final_item() -> None:
     call = {"type": "function_call", "call_id": "x", "name": "f"}
     frames = [

@@ -94,6 +94,7 @@ class ResponsesReader:
         self._is_started = False
         self._is_over = False
         self._items: dict[int, _Item] = {}
+        self._nameless: dict[int, ToolCall] = {}
 
     def feed(self, frame: Frame) -> list[Event]:
         """Events of one frame; none after the end.
@@ -162,9 +163,13 @@ class ResponsesReader:
 
     def _add_item(self, body: dict[str, JSON], events: list[Event]) -> None:
         item = read_item(body.get("item"), "item", UpstreamProtocolError)
-        if not isinstance(item, Opaque):
-            output_index = body.get("output_index")
-            place = output_index if isinstance(output_index, int) else len(self._items)
+        if isinstance(item, Opaque):
+            return
+        output_index = body.get("output_index")
+        place = output_index if isinstance(output_index, int) else len(self._items)
+        if isinstance(item, ToolCall) and not item.name:
+            self._nameless[place] = item
+        else:
             self._open(place, skeleton(item), events)
 
     def _place(self, body: dict[str, JSON]) -> int:
@@ -208,10 +213,18 @@ class ResponsesReader:
             events.append(PartEnd(item.index))
 
     def _read_delta(self, stem: str, body: dict[str, JSON], events: list[Event]) -> None:
-        """A delta, or what a ``done`` event knows more than the deltas before it."""
+        """A delta, or what a ``done`` event knows more than the deltas before it.
+
+        A call waits for the event that names it, which knows the whole arguments.
+        """
         member, make = _DELTAS[stem]
         delta = body.get("delta")
-        item = self._find(body, _like(stem, body), events)
+        like = _like(stem, body)
+        if isinstance(like, ToolCall) and self._place(body) not in self._items:
+            if not like.name:
+                return
+            like.call_id = self._nameless.get(self._place(body), like).call_id
+        item = self._find(body, like, events)
         if item.has_ended:
             return
         if delta is None:
