@@ -76,6 +76,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keb
     spec: str = ""
     notes: str = ""
     profile: str = "vllm"
+    public_model: str | None = None
     overrides: dict[str, JSON] = {}
     policy: dict[str, JSON] = {}
     status: int | None = None
@@ -136,7 +137,7 @@ class Case:
         """A translation of the case's pair, with counted ids and a clock that stands still."""
         caller, _, upstream = self.folder.parent.name.partition("-")
         profile, policy = self.facts.settings()
-        return Translation.between(
+        translation = Translation.between(
             caller,
             upstream,
             profile=profile,
@@ -144,6 +145,8 @@ class Case:
             new_id=counting_ids(),
             now=lambda: NOW_UNIX_S,
         )
+        translation.ctx.public_model = self.facts.public_model
+        return translation
 
     def begin(self) -> Translation:
         """A translation that has seen the caller's request."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Protocol
 
+from translators.canonical import ToolName
 from translators.envelope import rename_param
 from translators.errors import Loss
 from translators.names import ToolNames
@@ -34,6 +35,9 @@ class Context:
         losses: What the target dialect could not say, in order of discovery.
         caller_params: Canonical request members -> the caller's, where the names differ.
         tool_names: The request's tools under the names that the upstream sees.
+        bound_tool: Custom tool whose input the reply's text is, as its grammar binds the text.
+        plain_tools: Namespaces and names of tools whose calls have to say that nothing in them is
+            encrypted.
         output_limit: Output tokens that the caller allows, if it set a limit.
         public_model: Model name to put into replies; ``None`` leaves the upstream's.
     """
@@ -59,6 +63,8 @@ class Context:
         self.losses: list[Loss] = []
         self.tool_names = ToolNames()
         self.caller_params: Mapping[str, str] = {}
+        self.bound_tool: ToolName | None = None
+        self.plain_tools: set[tuple[str | None, str]] = set()
         self.output_limit: int | None = None
 
     def lose(self, param: str, why: str) -> None:

@@ -16,6 +16,14 @@ _TYPES = {
     429: "rate_limit_error",
 }
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+_STATUSES = {
+    "context_length_exceeded": 400,
+    "invalid_prompt": 400,
+    "model_not_found": 404,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+}
+"""Codes of errors that come without an HTTP status, in a stream or in a reply that failed."""
 _OVERFLOW = re.compile(
     # What "cannot be greater than max_model_len" is the output limit, whatever the prompt's length.
     r"maximum context length|(?<!greater than )max_model_len|context_length_exceeded|context window"
@@ -56,7 +64,7 @@ def error_of(value: JSON, status: int, params: Mapping[str, str]) -> ErrorInfo:
     message = message if isinstance(message, str) and message else f"Upstream error {status}."
     code = members.get("code")
     if status < 400:
-        status = code if isinstance(code, int) and 400 <= code < 600 else 502
+        status = _status_of(code)
     kind = members.get("type")
     if not isinstance(kind, str) or not kind.islower() or " " in kind or kind == "error":
         kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
@@ -74,6 +82,15 @@ def error_of(value: JSON, status: int, params: Mapping[str, str]) -> ErrorInfo:
         code=code if isinstance(code, str) and code else _CODES.get(status),
         param=param if isinstance(param, str) else None,
     )
+
+
+def _status_of(code: JSON) -> int:
+    match code:
+        case int() if 400 <= code < 600:
+            return code
+        case str():
+            return _STATUSES.get(code, 502)
+    return 502
 
 
 def is_error(value: JSON, payload: str) -> bool:

@@ -294,7 +294,7 @@ class Assembler:
         pieces, fold.pieces = fold.pieces, []
         match fold.item:
             case Message(parts=[*_, Text() | Refusal() as last]):
-                last.text += "".join(pieces)
+                last.text = "".join(pieces)
             case Reasoning(summary=summary, content=content):
                 texts = summary if fold.summary else content
                 texts[-1] += "".join(pieces)

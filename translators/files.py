@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -36,27 +35,20 @@ def inline_files(request: Request, ctx: Context) -> Request:
     Raises:
         UnsupportedFeature: A file is not text, or is not given by its content.
     """
-    if ctx.profile.files or not any(_has_file(item) for item in request.items):
+    if ctx.profile.files:
         return request
-    items = [_inline(item) for item in request.items]
-    return msgspec.structs.replace(request, items=items)
-
-
-def _has_file(item: Item) -> bool:
-    return isinstance(item, Message | ToolResult) and any(isinstance(p, File) for p in item.parts)
+    return msgspec.structs.replace(request, items=[_inline(item) for item in request.items])
 
 
 def _inline(item: Item) -> Item:
-    if not isinstance(item, Message | ToolResult):
-        return item
-    return msgspec.structs.replace(item, parts=_inline_parts(item.parts))
+    if isinstance(item, Message | ToolResult) and any(isinstance(p, File) for p in item.parts):
+        return msgspec.structs.replace(item, parts=[_as_text(part) for part in item.parts])
+    return item
 
 
-def _inline_parts(parts: Sequence[Part]) -> list[Part]:
-    return [_as_text(part) if isinstance(part, File) else part for part in parts]
-
-
-def _as_text(file: File) -> Text:
+def _as_text(file: Part) -> Part:
+    if not isinstance(file, File):
+        return file
     text = read_text(file)
     if text is None:
         what = "Only files whose content is text, given as file_data, can be sent to this upstream."

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from translators.arguments import mend_arguments
 from translators.canonical import Message, Part, Request, Role, Text
 from translators.context import Context
 from translators.effort import map_effort
@@ -85,4 +86,5 @@ STEPS: tuple[Step, ...] = (
     map_developer,
     merge_system,
     pair_results,
+    mend_arguments,
 )

@@ -57,6 +57,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         files: Whether it takes ``file`` parts.
         allowed_tools: Whether it knows ``tool_choice: allowed_tools``.
         custom_tools: Whether it knows custom (free text) tools.
+        structured_outputs: Whether it knows vLLM's ``structured_outputs``, which bind an answer to
+            a grammar; else a custom tool's grammar is told in its description only.
         empty_content: ``content`` of an assistant message that only calls tools: ``null`` or "".
         stream_usage: Whether it knows ``stream_options.include_usage``.
         refuses: Members that it answers with an error; they are left out and recorded as lost.
@@ -79,6 +81,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: bool = False
     allowed_tools: bool = False
     custom_tools: bool = False
+    structured_outputs: bool = False
     empty_content: str | None = None
     stream_usage: bool = True
     refuses: tuple[str, ...] = ()
@@ -87,7 +90,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 PROFILES: dict[str, Profile] = {
-    "vllm": Profile(thinking_switch="enable_thinking"),
+    "vllm": Profile(thinking_switch="enable_thinking", structured_outputs=True),
     "openai": Profile(
         system_messages=SystemMessages.KEEP,
         developer_role=True,

@@ -10,17 +10,12 @@ from proxy import corpus
 from proxy.corpus import Case
 from tests import cases
 from tests.oracle.responses_stream import check_responses_stream
-from translators.canonical import StopReason
+from translators.canonical import Response, StopReason, ToolCall, ToolKind
 from translators.events import fold
 from translators.wire import JSON, decode_object
 
 RESPONSES = [pytest.param(c, id=c.id) for c in cases.STREAM_CASES if c.caller == "responses"]
-CHAT = [
-    pytest.param(case, id=case.id)
-    for case in cases.STREAM_CASES
-    # The SDK's accumulator knows function calls only.
-    if case.caller == "chat" and b'"custom"' not in case.golden("caller.stream.sse")
-]
+CHAT = [pytest.param(c, id=c.id) for c in cases.STREAM_CASES if c.caller == "chat"]
 
 
 def client_of(stream: bytes) -> openai.OpenAI:
@@ -79,6 +74,20 @@ def text_of(response: JSON) -> str:
     )
 
 
+def completion_of(accumulator: Any, response: Response) -> Any:
+    """The completion that the accumulator ends with.
+
+    The SDK collects custom calls, but its last step, which parses function arguments, cannot
+    read what it has collected (openai 3.54): then the completion is what was collected.
+    """
+    kinds = {item.kind for item in response.output if isinstance(item, ToolCall)}
+    if ToolKind.CUSTOM not in kinds:
+        return accumulator.get_final_completion()
+    with pytest.raises(AttributeError, match="'dict' object has no attribute 'name'"):
+        accumulator.get_final_completion()
+    return accumulator.current_completion_snapshot
+
+
 @pytest.mark.parametrize("case", CHAT)
 def test_chat_stream(case: Case) -> None:
     translation = case.begin()
@@ -95,9 +104,10 @@ def test_chat_stream(case: Case) -> None:
             assert response.error.message == caught.value.message
             return
         try:
-            actual: JSON = accumulator.get_final_completion().to_dict(exclude_unset=True)
-        except openai.LengthFinishReasonError as error:
-            assert response.stop is StopReason.LENGTH
+            actual: JSON = completion_of(accumulator, response).to_dict(exclude_unset=True)
+        except (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError) as error:
+            assert response.stop in (StopReason.LENGTH, StopReason.CONTENT_FILTER)
+            assert error.completion is not None
             actual = error.completion.to_dict(exclude_unset=True)
     if not options.get("include_usage"):
         del expected["usage"]

@@ -158,6 +158,14 @@ def test_several_open_calls() -> None:
     assert Usage(1, 2, 3) == response.usage
 
 
+def test_a_call_may_start_with_arguments() -> None:
+    call = ToolCall("c", "f", '{"x":')
+    events: list[Event] = [BEGIN, ItemStart(0, call), ArgumentsDelta(0, " 1}"), ItemEnd(0)]
+    (folded,) = fold(events).output
+    assert isinstance(folded, ToolCall)
+    assert folded.arguments == '{"x": 1}'
+
+
 def test_failure_keeps_what_was_said() -> None:
     assembler = Assembler()
     for event in (BEGIN, message(), TextDelta(0, "Hi"), FAILED):

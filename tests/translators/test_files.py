@@ -62,6 +62,11 @@ def test_files_become_text_wherever_they_are() -> None:
     assert result == ToolResult("x", [Text("[a.txt]\nhi")])
 
 
+def test_items_without_files_are_not_copied() -> None:
+    said = Message(Role.USER, [Text("Hi")])
+    assert inlined(said)[0] is said
+
+
 def test_a_file_without_a_name() -> None:
     [message] = inlined(Message(Role.USER, [File(data="data:text/plain,hi")]))
     assert message == Message(Role.USER, [Text("[file]\nhi")])

@@ -194,6 +194,27 @@ def test_what_the_last_event_leaves_out_ends_all_the_same() -> None:
     assert read(added(0, said()), text("a"), completed())[-2] == ItemEnd(0)
 
 
+@pytest.mark.parametrize("response", [{}, {"status": "completed"}, {"status": None, "output": []}])
+def test_a_failed_response_without_an_error_is_a_failure(response: JSON) -> None:
+    (failed,) = read(event("failed", response=response))
+    assert isinstance(failed, ResponseFailed)
+    assert (failed.error.status, failed.error.message) == (502, "The response was failed.")
+
+
+def test_the_last_events_name_stands_in_for_the_status() -> None:
+    assert read(event("incomplete", response={}))[-1] == ResponseEnd(
+        StopReason.LENGTH, "incomplete"
+    )
+    assert read(event("completed", response={}))[-1] == ResponseEnd(StopReason.STOP, "completed")
+
+
+def test_a_call_without_arguments_has_an_empty_object() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": ""}
+    cut = {**call, "status": "incomplete"}
+    assert ArgumentsDelta(0, "{}") in read(added(0, call), done(0, call))
+    assert not any(isinstance(e, ArgumentsDelta) for e in read(added(0, cut), done(0, cut)))
+
+
 def test_a_final_item_tells_its_status() -> None:
     final = said("a", status="incomplete")
     assert ItemEnd(0, Status.INCOMPLETE) in read(added(0, said()), text("a"), done(0, final))
@@ -246,6 +267,24 @@ def test_a_call_that_nobody_announced(kind: str, member: str, tool: ToolKind) ->
     ]
 
 
+def test_a_call_waits_for_its_name() -> None:
+    call = {"type": "function_call", "call_id": "x", "name": "", "arguments": ""}
+    final = {**call, "name": "f", "arguments": "{}"}
+    delta = event("function_call_arguments.delta", delta="{", item_id="i", output_index=0)
+    named = event("function_call_arguments.done", name="f", arguments="{}", output_index=0)
+    expected = [ItemStart(0, ToolCall("x", "f", "")), ArgumentsDelta(0, "{}")]
+    assert read(added(0, call), delta, named) == expected
+    assert read(added(0, call), delta, done(0, final)) == [*expected, ItemEnd(0)]
+    assert read(added(0, call), delta, completed(final))[:-1] == [*expected, ItemEnd(0)]
+    assert read(delta, done(0, final)) == [*expected, ItemEnd(0)]
+
+
+def test_a_call_that_is_never_named_is_the_upstreams_fault() -> None:
+    call = {"type": "function_call", "call_id": "x", "name": "", "arguments": "{}"}
+    with pytest.raises(UpstreamProtocolError, match="the call has no name"):
+        read(added(0, call), done(0, call))
+
+
 def test_the_rest_of_arguments_comes_with_the_final_item() -> None:
     call = {"type": "function_call", "call_id": "x", "name": "f"}
     frames = [
@@ -288,6 +327,12 @@ def test_log_probs_come_with_their_text() -> None:
     probs = [{"token": "a"}]
     frame_ = event("output_text.delta", delta="a", output_index=0, logprobs=probs)
     assert read(frame_)[1] == TextDelta(0, "a", probs)
+
+
+def test_log_probs_may_come_without_text() -> None:
+    probs = [{"token": ""}]
+    frame_ = event("output_text.delta", delta="", output_index=0, logprobs=probs)
+    assert read(frame_)[1] == TextDelta(0, "", probs)
 
 
 def test_nothing_is_added_to_an_item_that_has_ended() -> None:

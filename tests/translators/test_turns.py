@@ -155,15 +155,6 @@ def test_refusal() -> None:
     assert expected == messages(refusal, ctx=context(refusal_field=True))
 
 
-def test_arguments() -> None:
-    """Blank ones become an object, broken ones are wrapped where the upstream parses them."""
-    calls = [call("a", " "), call("b", '{"x"'), call("c", '{"x": 1}')]
-    sent = [c["function"]["arguments"] for c in messages(*calls)[0]["tool_calls"]]
-    assert sent == ["{}", '{"_raw":"{\\"x\\""}', '{"x": 1}']
-    (turn,) = messages(calls[1], ctx=context(parses_arguments=False))
-    assert turn["tool_calls"][0]["function"]["arguments"] == '{"x"'
-
-
 def test_names_and_vendor_members() -> None:
     said = Message(Role.USER, [Text("a")], name="ann", extra={"x": 1, "role": "robot"})
     assert messages(said) == [{"role": "user", "content": "a", "name": "ann", "x": 1}]

@@ -88,10 +88,13 @@ def test_kind_of_an_object() -> None:
         (b"{}", Peek()),
         (rb'{"input": "\ud83d", "model": "m"}', Peek("m", None, True)),
         (b'{"model": 5, "stream": "yes"}', Peek(5, "yes")),
+        (rb'{"model": "\ud83d", "stream": true, "input": 1}', Peek("\ufffd", True, True)),
+        (rb'{"model": "\ud83d", "input": 1, "messages": []}', Peek("\ufffd")),
+        (rb'{"model": "\ud83d"}', Peek("\ufffd")),
     ],
 )
 def test_peek(body: bytes, expected: Peek) -> None:
-    """A lone surrogate elsewhere does not matter, and values are not judged."""
+    """Lone surrogates do not matter, wherever they are, and values are not judged."""
     assert expected == peek(body)
 
 

@@ -5,6 +5,7 @@ API has to give the same.
 """
 
 import json
+import re
 import urllib.request
 from typing import Any
 
@@ -151,6 +152,44 @@ def test_a_forced_tool_is_called(client: openai.OpenAI) -> None:
     )
     assert [name for name, _ in calls(response)] == ["get_weather"]
     assert json.loads(calls(response)[0][1]).keys() == {"city"}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    ("syntax", "definition", "pattern"),
+    [
+        (
+            "lark",
+            'start: "hello" LF NAME\nNAME: /[a-z]{2,5}/\n%import common.LF',
+            r"hello\n[a-z]{2,5}",
+        ),
+        ("regex", "(ping|pong)!{2}", r"(ping|pong)!!"),
+    ],
+)
+def test_a_grammar_binds_a_forced_tools_input(
+    client: openai.OpenAI, is_stream: bool, syntax: str, definition: str, pattern: str
+) -> None:
+    grammar = {"type": "grammar", "syntax": syntax, "definition": definition}
+    say = {"type": "custom", "name": "say", "description": "Says a text.", "format": grammar}
+    more: Any = {"tools": [say, RESPONSES_TOOL], "tool_choice": {"type": "custom", "name": "say"}}
+    if is_stream:
+        response, events = streamed(client, "Say pong.", **more)
+        kind = "response.custom_tool_call_input.delta"
+        deltas = [event.delta for event in events if event.type == kind]
+        assert len(deltas) > 1
+        assert "".join(deltas) == response.output[-1].input
+    else:
+        response = responses(client, "Say pong.", **more)
+    assert [item.type for item in response.output] == ["reasoning", "custom_tool_call"]
+    assert response.output[-1].name == "say"
+    assert re.fullmatch(pattern, response.output[-1].input)
+
+
+def test_a_grammar_that_vllm_cannot_read_is_a_400_that_says_so(client: openai.OpenAI) -> None:
+    grammar = {"type": "grammar", "syntax": "lark", "definition": "start: nothing"}
+    say: Any = {"type": "custom", "name": "say", "format": grammar}
+    with pytest.raises(openai.BadRequestError, match="unknown name"):
+        responses(client, "Say pong.", tools=[say], tool_choice="required")
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

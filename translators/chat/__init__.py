@@ -6,7 +6,7 @@ Reference: OpenAI API reference, "Chat", and vLLM's "OpenAI-compatible server", 
 
 from functools import partial
 
-from translators.chat.reader import ChatReader
+from translators.chat.reader import make_reader
 from translators.chat.request import read_request, write_request
 from translators.chat.response import PARAMS, WRITE_PARAMS, read_response, write_response
 from translators.chat.writer import ChatWriter
@@ -24,6 +24,6 @@ CODEC = Codec(
     write_response=write_response,
     read_error=partial(read_error, params=PARAMS),
     write_error=partial(write_error, params=WRITE_PARAMS),
-    reader=ChatReader,
+    reader=make_reader,
     writer=ChatWriter,
 )

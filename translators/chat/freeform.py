@@ -11,6 +11,7 @@ import re
 import msgspec
 
 from translators.canonical import CustomTool
+from translators.chat.grammars import read_grammar
 from translators.errors import UpstreamProtocolError
 from translators.wire import JSON, decode, encode
 
@@ -19,6 +20,8 @@ _MAYBE_OPENING = re.compile(
     r'\s*(?:\{\s*(?:"(?:i(?:n(?:p(?:u(?:t(?:"\s*(?::\s*"?)?)?)?)?)?)?)?)?)?$'
 )
 _PLAIN = re.compile(r'[^"\\]+')
+_WRAP = "Put the tool's whole free-form text into 'input', as it is."
+_ANSWER = "Call it now: answer with the tool's whole free-form text and with nothing else."
 _PARAMETERS: JSON = {
     "type": "object",
     "properties": {"input": {"type": "string"}},
@@ -27,14 +30,20 @@ _PARAMETERS: JSON = {
 }
 
 
-def as_function(tool: CustomTool, name: str) -> dict[str, JSON]:
-    """``function`` of a custom tool; its grammar is told in the description."""
+def as_function(tool: CustomTool, name: str, *, is_bound: bool = False) -> dict[str, JSON]:
+    """``function`` of a custom tool; its grammar is told in the description.
+
+    Args:
+        tool: The custom tool.
+        name: Its name at the upstream.
+        is_bound: Whether the text of the answer is the tool's input, and not arguments.
+    """
     lines = [tool.description] if tool.description else []
-    lines.append("Put the tool's whole free-form text into 'input', as it is.")
-    match tool.format:
-        case {"type": "grammar", "definition": str(definition)}:
-            syntax = tool.format.get("syntax", "lark")
-            lines.append(f"The text has to match this {syntax} grammar:\n{definition}")
+    lines.append(_ANSWER if is_bound else _WRAP)
+    grammar = read_grammar(tool)
+    if grammar is not None:
+        syntax, definition = grammar
+        lines.append(f"The text has to match this {syntax} grammar:\n{definition}")
     return {"name": name, "description": "\n\n".join(lines), "parameters": _PARAMETERS}
 
 

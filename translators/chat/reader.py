@@ -16,6 +16,7 @@ from translators.canonical import (
 )
 from translators.chat import schema
 from translators.chat.calls import CallReader
+from translators.chat.grammars import BoundReader
 from translators.chat.response import (
     PARAMS,
     flat_annotation,
@@ -23,6 +24,7 @@ from translators.chat.response import (
     read_usage,
     was_cut,
 )
+from translators.codec import StreamReader
 from translators.context import Context
 from translators.envelope import error_of, is_error
 from translators.errors import ErrorInfo, UpstreamProtocolError
@@ -47,6 +49,12 @@ from translators.wire import JSON, decode, extra_of, known_members, open_as
 _CHUNK_MEMBERS = known_members(schema.ChatCompletion) | {"obfuscation"}
 _CHOICE_MEMBERS = frozenset({"index", "delta", "finish_reason", "logprobs"})
 _DELTA_MEMBERS = known_members(schema.Message)
+
+
+def make_reader(ctx: Context) -> StreamReader:
+    """A reader for one stream."""
+    reader = ChatReader(ctx)
+    return reader if ctx.bound_tool is None else BoundReader(reader, ctx)
 
 
 class ChatReader:

@@ -191,7 +191,7 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         body["logprobs"] = True
         if request.top_logprobs is not None:
             body["top_logprobs"] = request.top_logprobs
-    if request.format is not None:
+    if request.format is not None and ctx.bound_tool is None:  # else the answer has no text
         body["response_format"] = write_format(request.format)
     if request.verbosity is not None:
         body["verbosity"] = request.verbosity

@@ -26,6 +26,7 @@ from translators.canonical import (
 from translators.chat import schema
 from translators.chat.content import read_content
 from translators.chat.freeform import unwrap
+from translators.chat.grammars import text_as_call
 from translators.chat.request import read_assistant
 from translators.context import Context
 from translators.envelope import error_of, is_error
@@ -85,6 +86,8 @@ def read_response(body: dict[str, JSON], ctx: Context) -> Response:
     message = open_as(schema.Message, choice.message, "choices[0].message", fault)
     usage = read_usage(wire.usage)
     output = _read_output(message, choice, ctx)
+    if ctx.bound_tool is not None:
+        output = text_as_call(output, ctx)
     extra = (
         extra_of(body, _REPLY_MEMBERS)
         | extra_of(wire.choices[0], _CHOICE_MEMBERS)

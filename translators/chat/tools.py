@@ -18,6 +18,7 @@ from translators.canonical import (
 )
 from translators.chat import schema
 from translators.chat.freeform import as_function
+from translators.chat.grammars import bind_grammar, structured_outputs
 from translators.context import Context
 from translators.errors import MalformedRequest, UnsupportedFeature
 from translators.names import ToolNames
@@ -116,7 +117,8 @@ def write_tools(request: Request, names: ToolNames, ctx: Context) -> dict[str, J
     """``tools``, ``tool_choice`` and ``parallel_tool_calls`` of a request.
 
     Where no tool is left, none of them is sent: vLLM refuses an empty list and a choice without
-    tools. An upstream that does not know ``allowed_tools`` is given the allowed ones alone.
+    tools. An upstream that does not know ``allowed_tools`` is given the allowed ones alone. Where
+    a grammar binds the answer, the tools are there to be read and ``structured_outputs`` is sent.
 
     Raises:
         UnsupportedFeature: A tool cannot be offered by this upstream.
@@ -142,8 +144,12 @@ def write_tools(request: Request, names: ToolNames, ctx: Context) -> dict[str, J
                 "Tool choice 'required' needs at least one tool.", param="tool_choice"
             )
         return {}
+    bound = None if ctx.profile.custom_tools else bind_grammar(request, tools, ctx)
     members: dict[str, JSON] = {"tools": [_write_tool(tool, names, ctx) for tool in tools]}
-    if choice is not None:
+    if bound is not None:
+        members["tool_choice"] = "none"
+        members["structured_outputs"] = structured_outputs(bound)
+    elif choice is not None:
         members["tool_choice"] = _write_tool_choice(choice, len(tools), names, ctx)
     if "parallel_tool_calls" in request.knobs:
         members["parallel_tool_calls"] = request.knobs["parallel_tool_calls"]
@@ -190,7 +196,9 @@ def _write_tool(tool: Tool, names: ToolNames, ctx: Context) -> JSON:
                 custom["format"] = _nested_format(tool.format)
             return {"type": "custom", "custom": custom}
         case CustomTool(name=name, namespace=namespace):
-            return {"type": "function", "function": as_function(tool, names.flat(name, namespace))}
+            is_bound = ctx.bound_tool == ToolName(name, ToolKind.CUSTOM, namespace)
+            function = as_function(tool, names.flat(name, namespace), is_bound=is_bound)
+            return {"type": "function", "function": function}
     raise TypeError("hosted tools are never written")
 
 

@@ -29,7 +29,7 @@ from translators.context import Context
 from translators.errors import UnsupportedFeature
 from translators.names import ToolNames
 from translators.profiles import ReasoningHistory
-from translators.wire import JSON, encode, is_object
+from translators.wire import JSON
 
 
 def write_messages(items: Sequence[Item], names: ToolNames, ctx: Context) -> list[JSON]:
@@ -112,16 +112,8 @@ class _Turns:
         if call.kind is ToolKind.CUSTOM:
             function = {"name": name, "arguments": wrap(call.arguments)}
             return {"id": call.call_id, "type": "function", "function": function}
-        function = {"name": name, "arguments": self._arguments(call)}
+        function = {"name": name, "arguments": call.arguments}
         return {"id": call.call_id, "type": "function", "function": function}
-
-    def _arguments(self, call: ToolCall) -> str:
-        if not call.arguments.strip():
-            return "{}"
-        if self._ctx.profile.parses_arguments and not is_object(call.arguments):
-            self._ctx.lose("items", f"the arguments of call '{call.call_id}' are no JSON object")
-            return encode({"_raw": call.arguments}).decode()
-        return call.arguments
 
     def end_turn(self) -> None:
         """Write the assistant turn under way, if there is one."""

@@ -37,8 +37,9 @@ def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
     if isinstance(body, str):
         return Text(body)
     part = open_as(schema.ContentPart, body, path, fault)
-    if part.type in _TEXTS and part.text is not None:
-        return Text(part.text, part.annotations or [], part.logprobs or [])
+    if part.type == "output_text" or (part.type in _TEXTS and part.text is not None):
+        # Some servers end a message that says nothing with a null.
+        return Text(part.text or "", part.annotations or [], part.logprobs or [])
     match part:
         case schema.ContentPart(type="refusal", refusal=str(refusal)):
             return Refusal(refusal)

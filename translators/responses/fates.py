@@ -51,6 +51,7 @@ REQUEST: Table = {
 
 ITEMS: Table = {
     "additional_tools": Row(Fate.EMULATED, "its tools are added to the request's"),
+    "agent_message": Row(Fate.EMULATED, "told as text; encrypted content is refused"),
     "apply_patch_call": Row(Fate.EMULATED, "a function call"),
     "apply_patch_call_output": Row(Fate.EMULATED, "a function call's result"),
     "code_interpreter_call": Row(Fate.EMULATED, "told as text"),
@@ -88,7 +89,11 @@ TOOLS: Table = {
     "code_interpreter": Row(Fate.POLICY),
     "computer": Row(Fate.POLICY),
     "computer_use_preview": Row(Fate.POLICY),
-    "custom": Row(Fate.EMULATED, "a function with one string"),
+    "custom": Row(
+        Fate.EMULATED,
+        "a function with one string; its grammar binds the answer where it has to be called, "
+        "else it is described and lost",
+    ),
     "file_search": Row(Fate.POLICY),
     "function": _EXACT,
     "image_generation": Row(Fate.POLICY),

@@ -6,10 +6,14 @@ make the model repeat or contradict what was done.
 Spec: Responses, "Create a model response", ``input`` items of hosted tools.
 """
 
+import re
+
 from translators.canonical import Image, Message, Part, Role, Text
 from translators.wire import JSON, encode
 
 _LONGEST = 20_000
+_DATA = re.compile(r'"data:[^",]*,[^"]*"')
+"""Images and files within what tools answered: a model cannot read them as text."""
 _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "web_search_call": ("a web search was run", ("action",)),
     "file_search_call": ("a file search was run", ("queries", "results")),
@@ -45,7 +49,8 @@ def tell(body: dict[str, JSON]) -> Message:
     is_call = kind in _CALLS
     what, members = _CALLS[kind] if is_call else _ANSWERS[kind]
     told = {name: body[name] for name in members if body.get(name) is not None}
-    text = f"[{what}: {encode(told).decode()[:_LONGEST]}]" if told else f"[{what}]"
+    details = _DATA.sub('"(data left out)"', encode(told).decode())[:_LONGEST]
+    text = f"[{what}: {details}]" if told else f"[{what}]"
     parts: list[Part] = [Text(text)]
     match body.get("output"):
         case {"image_url": str(url)} if kind == "computer_call_output":

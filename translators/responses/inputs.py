@@ -20,6 +20,7 @@ from translators.canonical import (
 from translators.context import Context
 from translators.errors import MalformedRequest
 from translators.responses import schema
+from translators.responses.agents import read_agent_message, take_marks_off
 from translators.responses.compaction import read_compaction, read_trigger
 from translators.responses.history import is_readable, tell
 from translators.responses.items import read_item
@@ -57,6 +58,7 @@ def read_input(wire: schema.CreateResponse, ctx: Context) -> Input:
     elif not given.items:
         raise MalformedRequest("Missing required parameter: 'input'.", param="input")
     given.tools = _latest(given.tools)
+    take_marks_off(given.tools, ctx)
     _open_sealed(given.items, ctx)
     return given
 
@@ -75,6 +77,8 @@ def _read_items(bodies: list[JSON], given: Input, ctx: Context) -> None:
                 _add_tools(body, path, given)
             case Opaque(kind="configuration_update"):
                 _configure(body, path, given)
+            case Opaque(kind="agent_message"):
+                given.items.append(read_agent_message(item))
             case Opaque(kind="compaction"):
                 given.items.append(read_compaction(item, ctx))
             case Opaque(kind="compaction_trigger"):

@@ -18,7 +18,12 @@ from translators.canonical import (
 )
 from translators.context import Context
 from translators.dialect import Dialect
-from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
+from translators.errors import (
+    MalformedRequest,
+    TranslationError,
+    UnsupportedFeature,
+    UpstreamProtocolError,
+)
 from translators.profiles import ReasoningAs
 from translators.responses import builtin, schema
 from translators.responses.content import read_content, write_input, write_output
@@ -102,6 +107,21 @@ def read_item(body: JSON, path: str, fault: type[TranslationError] = MalformedRe
         case str():
             return Opaque(Dialect.RESPONSES, kind, body, path)
     raise fault(f"Invalid '{path}': the item has neither a type nor a role.", param=path)
+
+
+def read_output_item(body: JSON, path: str) -> Item:
+    """One item of an upstream's reply; a function call without arguments has an empty object.
+
+    Raises:
+        UpstreamProtocolError: The item breaks its schema, or calls a tool without a name.
+    """
+    item = read_item(body, path, UpstreamProtocolError)
+    match item:
+        case ToolCall(name=""):
+            raise UpstreamProtocolError(f"Invalid '{path}': the call has no name.", param=path)
+        case ToolCall(kind=ToolKind.FUNCTION, status=Status.COMPLETED, arguments=arguments):
+            item.arguments = arguments if arguments.strip() else "{}"
+    return item
 
 
 def _read_message(body: JSON, path: str, fault: type[TranslationError]) -> Message:
@@ -231,6 +251,8 @@ def write_call(call: ToolCall, ctx: Context) -> dict[str, JSON]:
     }
     if call.namespace is not None:
         body["namespace"] = call.namespace
+    if (call.namespace, call.name) in ctx.plain_tools:
+        body["encrypted_function_args"] = []
     return body
 
 

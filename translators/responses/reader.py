@@ -28,7 +28,7 @@ from translators.events import (
     UsageUpdate,
 )
 from translators.responses import schema
-from translators.responses.items import read_item
+from translators.responses.items import read_item, read_output_item
 from translators.responses.response import PARAMS, read_response
 from translators.sse import Frame
 from translators.unfold import skeleton, unfold_item
@@ -94,6 +94,7 @@ class ResponsesReader:
         self._is_started = False
         self._is_over = False
         self._items: dict[int, _Item] = {}
+        self._nameless: dict[int, ToolCall] = {}
 
     def feed(self, frame: Frame) -> list[Event]:
         """Events of one frame; none after the end.
@@ -122,7 +123,7 @@ class ResponsesReader:
         elif kind == "response.output_item.added":
             self._add_item(body, events)
         elif kind == "response.output_item.done":
-            self._end_item(body.get("output_index"), body.get("item"), events)
+            self._end_item(self._place(body), body.get("item"), events)
         elif kind in _PARTS:
             self._begin_part(body, events)
         elif kind == "response.output_text.annotation.added":
@@ -131,7 +132,7 @@ class ResponsesReader:
                 events.append(TextDelta(item.index, ""))
                 events.append(AnnotationAdded(item.index, body.get("annotation")))
         elif kind in _TERMINAL:
-            self._end(body.get("response") or {}, events)
+            self._end(verb, body.get("response") or {}, events)
         return events
 
     def finish(self) -> list[Event]:
@@ -162,24 +163,40 @@ class ResponsesReader:
 
     def _add_item(self, body: dict[str, JSON], events: list[Event]) -> None:
         item = read_item(body.get("item"), "item", UpstreamProtocolError)
-        if not isinstance(item, Opaque):
-            self._open(body.get("output_index"), skeleton(item), events)
+        if isinstance(item, Opaque):
+            return
+        output_index = body.get("output_index")
+        place = output_index if isinstance(output_index, int) else len(self._items)
+        if isinstance(item, ToolCall) and not item.name:
+            self._nameless[place] = item
+        else:
+            self._open(place, skeleton(item), events)
 
-    def _open(self, output_index: JSON, item: Item, events: list[Event]) -> _Item:
+    def _place(self, body: dict[str, JSON]) -> int:
+        """Where the item of a frame is; without an index it is the last one that is open.
+
+        Some servers leave the index out. Ids are no help: others change them in each frame.
+        """
+        output_index = body.get("output_index")
+        if isinstance(output_index, int):
+            return output_index
+        still_open = (place for place, item in self._items.items() if not item.has_ended)
+        return max(still_open, default=len(self._items))
+
+    def _open(self, place: int, item: Item, events: list[Event]) -> _Item:
         for other in self._items.values():
             if not other.has_ended and not isinstance(other.item, ToolCall):
                 self._close(other, events)
-        key = output_index if isinstance(output_index, int) else len(self._items)
-        opened = self._items[key] = _Item(len(self._items), item)
+        opened = self._items[place] = _Item(len(self._items), item)
         events.append(ItemStart(opened.index, item))
         return opened
 
     def _find(self, body: dict[str, JSON], like: Item, events: list[Event]) -> _Item:
         """The item that a frame speaks of; one that was never announced begins now."""
-        output_index = body.get("output_index")
-        found = self._items.get(len(self._items) - 1 if output_index is None else output_index)
+        place = self._place(body)
+        found = self._items.get(place)
         if found is None:
-            return self._open(output_index, like, events)
+            return self._open(place, like, events)
         if type(found.item) is not type(like):
             raise UpstreamProtocolError(
                 f"The upstream sent '{body.get('type')}' for an item of another type."
@@ -187,7 +204,7 @@ class ResponsesReader:
         return found
 
     def _begin_part(self, body: dict[str, JSON], events: list[Event]) -> None:
-        item = self._items.get(body.get("output_index", -1))
+        item = self._items.get(self._place(body))
         if item is None or item.has_ended:
             return
         item.parts += 1
@@ -196,10 +213,18 @@ class ResponsesReader:
             events.append(PartEnd(item.index))
 
     def _read_delta(self, stem: str, body: dict[str, JSON], events: list[Event]) -> None:
-        """A delta, or what a ``done`` event knows more than the deltas before it."""
+        """A delta, or what a ``done`` event knows more than the deltas before it.
+
+        A call waits for the event that names it, which knows the whole arguments.
+        """
         member, make = _DELTAS[stem]
         delta = body.get("delta")
-        item = self._find(body, _like(stem, body), events)
+        like = _like(stem, body)
+        if isinstance(like, ToolCall) and self._place(body) not in self._items:
+            if not like.name:
+                return
+            like.call_id = self._nameless.get(self._place(body), like).call_id
+        item = self._find(body, like, events)
         if item.has_ended:
             return
         if delta is None:
@@ -210,14 +235,14 @@ class ResponsesReader:
             item.sent += len(delta)
             events.append(make(item, delta, body))
 
-    def _end_item(self, output_index: JSON, body: JSON, events: list[Event]) -> None:
-        final = read_item(body, "item", UpstreamProtocolError)
-        opened = self._items.get(output_index if isinstance(output_index, int) else -1)
+    def _end_item(self, place: int, body: JSON, events: list[Event]) -> None:
+        final = read_output_item(body, "item")
+        opened = self._items.get(place)
         if opened is None:
             if isinstance(final, Opaque):
                 self._ctx.lose("output", f"the upstream's item '{final.kind}' cannot be said")
                 return
-            opened = self._open(output_index, skeleton(final), events)
+            opened = self._open(place, skeleton(final), events)
         if opened.has_ended:
             return
         if opened.sent == 0 and opened.parts <= 1:
@@ -237,8 +262,14 @@ class ResponsesReader:
         status = final.status if isinstance(final, Message | Reasoning | ToolCall) else None
         events.append(ItemEnd(opened.index, status) if status else ItemEnd(opened.index))
 
-    def _end(self, response: dict[str, JSON], events: list[Event]) -> None:
-        """The terminal event; items that no event announced are in its ``output``."""
+    def _end(self, verb: str, response: dict[str, JSON], events: list[Event]) -> None:
+        """The terminal event; items that no event announced are in its ``output``.
+
+        A failure is one whatever status the response has; else the event's name stands in for a
+        status that is missing.
+        """
+        if verb == "failed" or response.get("status") is None:
+            response = {**response, "status": verb}
         self._is_over = True
         for output_index, body in enumerate(response.get("output") or ()):
             opened = self._items.get(output_index)
@@ -250,11 +281,10 @@ class ResponsesReader:
         final = read_response({**response, "output": response.get("output") or []}, self._ctx)
         if final.usage is not None:
             events.append(UsageUpdate(final.usage))
-        if final.error is not None or final.stop is None:
-            error = final.error or ErrorInfo("The upstream's response failed.", status=502)
-            events.append(ResponseFailed(error))
-            return
-        events.append(ResponseEnd(final.stop, final.raw_stop, final.extra))
+        if final.error is not None:
+            events.append(ResponseFailed(final.error))
+        elif final.stop is not None:
+            events.append(ResponseEnd(final.stop, final.raw_stop, final.extra))
 
 
 def _like(stem: str, body: dict[str, JSON]) -> Item:

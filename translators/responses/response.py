@@ -10,7 +10,7 @@ from translators.context import Context
 from translators.envelope import error_of
 from translators.errors import ErrorInfo, UpstreamProtocolError
 from translators.responses import schema
-from translators.responses.items import read_item, write_item
+from translators.responses.items import read_output_item, write_item
 from translators.wire import JSON, extra_of, known_members, open_as
 
 PARAMS = {
@@ -68,7 +68,7 @@ def read_response(body: dict[str, JSON], ctx: Context) -> Response:
     wire = open_as(schema.Response, body, "", fault)
     if wire.status is None and wire.output is None and wire.error is None:
         raise fault("it has neither a status nor an output")
-    output = [read_item(item, f"output[{i}]", fault) for i, item in enumerate(wire.output or ())]
+    output = [read_output_item(item, f"output[{i}]") for i, item in enumerate(wire.output or ())]
     error = None
     stop = None
     if wire.status in ("failed", "cancelled") or (wire.output is None and wire.error):
@@ -89,12 +89,20 @@ def read_response(body: dict[str, JSON], ctx: Context) -> Response:
 
 
 def read_stop(wire: schema.Response, output: Sequence[Item]) -> StopReason:
-    """Why the model stopped, from the reply's status and its output."""
+    """Why the model stopped, from the reply's status and its output.
+
+    Raises:
+        UpstreamProtocolError: The status is not that of a reply which has ended.
+    """
     if wire.status == "incomplete":
         details = wire.incomplete_details or schema.IncompleteDetails()
         if details.reason == "content_filter":
             return StopReason.CONTENT_FILTER
         return StopReason.LENGTH
+    if wire.status not in (None, "completed"):
+        raise UpstreamProtocolError(
+            f"The upstream's response has the status '{wire.status}'.", param="status"
+        )
     called = any(isinstance(item, ToolCall) for item in output)
     return StopReason.TOOL_CALLS if called else StopReason.STOP
 

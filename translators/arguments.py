@@ -1,0 +1,38 @@
+"""Arguments of earlier calls as templates can read them.
+
+Chat templates parse them, and one broken call of the history would make an upstream refuse every
+later turn.
+
+Spec: Chat Completions, "messages", ``tool_calls``; Responses, ``input``, ``function_call``.
+"""
+
+import msgspec
+
+from translators.canonical import Item, Request, ToolCall, ToolKind
+from translators.context import Context
+from translators.wire import encode, is_object
+
+
+def mend_arguments(request: Request, ctx: Context) -> Request:
+    """Make empty arguments an empty object; wrap broken ones where the upstream parses them."""
+    if not any(_has_arguments(item) for item in request.items):
+        return request
+    items: list[Item] = []
+    for item in request.items:
+        if isinstance(item, ToolCall) and _has_arguments(item):
+            item = msgspec.structs.replace(item, arguments=_mend(item, ctx))
+        items.append(item)
+    return msgspec.structs.replace(request, items=items)
+
+
+def _has_arguments(item: Item) -> bool:
+    return isinstance(item, ToolCall) and item.kind is not ToolKind.CUSTOM
+
+
+def _mend(call: ToolCall, ctx: Context) -> str:
+    if not call.arguments.strip():
+        return "{}"
+    if ctx.profile.parses_arguments and not is_object(call.arguments):
+        ctx.lose("items", f"the arguments of call '{call.call_id}' are no JSON object")
+        return encode({"_raw": call.arguments}).decode()
+    return call.arguments
