@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from backends.base import UpstreamReply, UpstreamRequest
+from backends.errors import BackendError
 from proxy import headers as pass_headers
 from proxy.answer import Answer, loss_header
+from proxy.broken_stream import last_frame
+from proxy.errors import info_of
 from proxy.headers import Headers
 from proxy.heartbeat import Heartbeat
 from proxy.record import Record
@@ -132,9 +135,17 @@ class Exchange:
             if reply.status >= 400:
                 self._record.fail(self._caller.read_error(reply.status, b""))
             await self._answer.start(reply.status, pass_headers.relayed(reply.headers))
-            async for chunk in reply.chunks():
-                tap.feed(chunk)
-                await self._answer.write(chunk)
+            try:
+                async for chunk in reply.chunks():
+                    tap.feed(chunk)
+                    await self._answer.write(chunk)
+            except BackendError as error:
+                info = info_of(error)
+                frame = last_frame(self._caller, reply, tap.tail(), info)
+                if frame is None:
+                    raise
+                self._record.fail(info)
+                await self._answer.write(frame)
             await self._answer.end()
         finally:
             self._record.usage = tap.usage()
