@@ -12,6 +12,7 @@ from proxy.broken_stream import last_frame
 from proxy.errors import info_of
 from proxy.headers import Headers
 from proxy.heartbeat import Heartbeat
+from proxy.hints import with_hint
 from proxy.record import Record
 from proxy.replies import read_error_body, read_response, translate_stream
 from proxy.routing import Route, Router
@@ -168,7 +169,7 @@ class Exchange:
         try:
             if reply.status >= 400:
                 error, _ = translation.error(reply.status, await read_error_body(reply))
-                await self.refuse(error, headers)
+                await self.refuse(with_hint(error, route.upstream.backend), headers)
             elif translation.is_stream:
                 await self._stream(reply, translation, headers)
             else:
