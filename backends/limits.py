@@ -115,7 +115,7 @@ class LimitedBackend:
 
     @property
     def inner(self) -> Backend:
-        """The backend that is limited, for whoever asks for its kind."""
+        """The backend that is limited."""
         return self._backend
 
     @property
@@ -192,6 +192,11 @@ class LimitedBackend:
             self._queue.take().called.set()
         else:
             self._open -= 1
+
+
+def without_limit(backend: Backend) -> Backend:
+    """The backend itself, for whoever asks for its kind."""
+    return backend.inner if isinstance(backend, LimitedBackend) else backend
 
 
 def _caller_of(request: UpstreamRequest) -> str:

@@ -166,11 +166,11 @@ class ManagedProcess:
         if self._state is State.UNHEALTHY:
             self._to(State.READY, "")
 
-    async def stop(self, reason: str = "it was stopped") -> None:
+    async def stop(self, reason: str = "it was stopped", *, at_once: bool = False) -> None:
         """End it and wait until nothing of its tree is left; may be called again.
 
         A cancellation is obeyed only afterwards, for an abandoned stop leaves orphans. The time
-        is limited by the grace and some seconds; ``hurry`` shortens it.
+        is limited by the grace and some seconds; ``hurry`` shortens it, as does ``at_once``.
         """
         if self._state is State.NEW:
             self._to(State.EXITED, "it was never started")
@@ -179,6 +179,8 @@ class ManagedProcess:
         if self._state in (State.STARTING, State.READY, State.UNHEALTHY):
             self._to(State.STOPPING, reason)
         self._begin_end()
+        if at_once:
+            self.hurry()
         if self._ending is not None:
             await _uncancelled(self._ending)
 

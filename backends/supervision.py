@@ -6,6 +6,7 @@ import msgspec
 
 from backends.errors import BackendError
 from backends.process import ManagedProcess, State
+from backends.stall import EngineStalled
 
 
 class Supervision(msgspec.Struct, frozen=True):
@@ -14,6 +15,9 @@ class Supervision(msgspec.Struct, frozen=True):
     Attributes:
         health_interval_s: Pause between two questions for its health.
         health_failures: So many bad answers in a row make it unhealthy.
+        stall_s: So long may requests be open without any motion before the engine is asked for a
+            token; 0 for any time.
+        stall_answer_s: So long may it take to answer that; then it is unhealthy.
         restart: Whether it is restarted after it exited or became unhealthy.
         backoff_s: Pause before the first restart; each further one doubles it.
         backoff_cap_s: The longest pause.
@@ -23,11 +27,13 @@ class Supervision(msgspec.Struct, frozen=True):
 
     health_interval_s: float = 5.0
     health_failures: int = 3
+    stall_s: float = 120.0
+    stall_answer_s: float = 30.0
     restart: bool = True
     backoff_s: float = 1.0
     backoff_cap_s: float = 60.0
     calm_s: float = 120.0
-    wait_s: float = 0.0
+    wait_s: float = 30.0
 
 
 class Backoff:
@@ -52,10 +58,12 @@ async def watch(
     """Ask a ready process for its health until it ends, is stopped, or was stopped for it.
 
     A process that is not to be restarted is left alive when it is unhealthy, for it may recover.
+    A stalled one gets no grace: those who wait for it have waited long enough.
 
     Args:
         process: A process that is ``READY``.
-        check: Raises BackendError if it is not healthy; limits its own time.
+        check: Raises BackendError if it is not healthy, EngineStalled if that is beyond doubt;
+            limits its own time.
         rules: When it counts as unhealthy.
     """
     failures = 0
@@ -64,11 +72,17 @@ async def watch(
             await check()
         except BackendError as exc:
             failures += 1
-            if failures < rules.health_failures or process.state is not State.READY:
+            stalled = isinstance(exc, EngineStalled)
+            if process.state is not State.READY:
                 continue
-            process.doubt(f"it failed {failures} health checks in a row: {exc}")
+            if stalled:
+                process.doubt(str(exc))
+            elif failures >= rules.health_failures:
+                process.doubt(f"it failed {failures} health checks in a row: {exc}")
+            else:
+                continue
             if rules.restart:
-                await process.stop(process.reason)
+                await process.stop(process.reason, at_once=stalled)
                 return
         else:
             failures = 0

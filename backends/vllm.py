@@ -9,13 +9,14 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, assert_never
 
 import structlog
 
 from backends.base import UpstreamReply, UpstreamRequest
-from backends.errors import BackendBrokeOff, BackendError, BackendExited, BackendUnavailable
+from backends.errors import BackendError, BackendExited, BackendUnavailable
 from backends.guardian import DEFAULT_GRACE_S
 from backends.leftovers import remembering
 from backends.process import State
@@ -96,7 +97,7 @@ class VllmBackend:
         self._python = python
         self._env = dict(env or {})
         self._log_file = log_file
-        self._wait_s = rules.wait_s
+        self._rules = rules
         self._stall_s = stall_s
         self._poll_s = poll_s
         self._grace_s = grace_s
@@ -135,6 +136,11 @@ class VllmBackend:
         return server.served[0] if server is not None and server.served else None
 
     @property
+    def version(self) -> str | None:
+        """What vLLM calls its version; None before it is ready."""
+        return None if self._life.server is None else self._life.server.version
+
+    @property
     def reason(self) -> str:
         """Why it is not running, in one sentence; empty if nothing is wrong."""
         return self._life.reason
@@ -154,15 +160,14 @@ class VllmBackend:
         """
         server = await self._ready_server()
         try:
-            return await server.send(request)
-        except (BackendUnavailable, BackendBrokeOff) as exc:
-            # A refused or broken connection is often the first sign of its end.
-            match await server.process.wait_ended(_EXIT_NOTICE_S):
-                case State.EXITED | State.FAILED:
-                    raise self._ended(server) from exc
-                case State.STOPPING | State.UNHEALTHY:
-                    raise self._not_ready() from exc
-            raise
+            reply = await server.send(request, partial(self._why_broken, server))
+        except BackendUnavailable as exc:
+            # It was refused, so nothing was sent yet: the request waits as if it came later.
+            server = await self._server_after(server, exc)
+            reply = await server.send(request, partial(self._why_broken, server))
+        if reply.status == 500:
+            await self._check_survival(server, reply)
+        return reply
 
     async def probe(self) -> None:
         """Ask vLLM for its health and its models.
@@ -173,7 +178,10 @@ class VllmBackend:
         server = self._life.server
         if self.state is not State.READY or server is None:
             raise self._not_ready()
-        await server.check()
+        try:
+            await server.check()
+        except BackendError as exc:
+            raise self._unwell(server, exc) from exc
 
     async def aclose(self) -> None:
         """Stop vLLM and wait until nothing of it is left; may be called again."""
@@ -200,6 +208,7 @@ class VllmBackend:
             connect=self._connect,
             log_file=self._log_file,
             on_phase=on_phase,
+            rules=self._rules,
             stall_s=self._stall_s,
             poll_s=self._poll_s,
             grace_s=self._grace_s,
@@ -207,15 +216,58 @@ class VllmBackend:
             spawn=self._spawn,
         )
 
+    async def _check_survival(self, server: VllmServer, reply: UpstreamReply) -> None:
+        """See whether the engine survived a request that failed.
+
+        Raises:
+            BackendExited: It did not; the reply is closed.
+        """
+        try:
+            await server.check_health()
+        except BaseException as exc:
+            await reply.aclose()
+            if isinstance(exc, BackendError):
+                raise self._unwell(server, exc) from exc
+            raise
+
+    def _unwell(self, server: VllmServer, error: BackendError) -> BackendExited:
+        """What to tell of a server that is not well, before its end is noticed."""
+        message = ": ".join(filter(None, [str(error), server.reader.cause]))
+        return BackendExited(
+            f"{self._name}: {message}",
+            backend=self._name,
+            retry_after_s=RETRY_AFTER_S if self._rules.restart else None,
+        )
+
+    async def _why_broken(self, server: VllmServer, error: BackendError) -> BackendError:
+        """What to tell a caller of a refused or broken connection: often vLLM's end is behind."""
+        match await server.process.wait_ended(_EXIT_NOTICE_S):
+            case State.EXITED | State.FAILED:
+                return self._ended(server)
+            case State.STOPPING | State.UNHEALTHY:
+                return self._not_ready()
+        return error
+
+    async def _server_after(self, server: VllmServer, error: BackendError) -> VllmServer:
+        """The server that follows one which refuses connections, as one about to end does.
+
+        Raises:
+            BackendError: It is not waited for, or not ready in time.
+        """
+        if not self._rules.restart or self._rules.wait_s <= 0:
+            raise await self._why_broken(server, error) from error
+        await server.process.wait_ended(self._rules.wait_s)
+        return await self._ready_server()
+
     async def _ready_server(self) -> VllmServer:
         """The server, after a wait for its restart if it must be and may be waited for.
 
         Raises:
             BackendError: It is not ready.
         """
-        if self._wait_s > 0 and self._life.comes_back:
+        if self._rules.wait_s > 0 and self._life.comes_back:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._wait_s):
+                async with asyncio.timeout(self._rules.wait_s):
                     await self._life.wait_back()
         server = self._life.server
         if self.state is not State.READY or server is None:

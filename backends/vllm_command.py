@@ -122,8 +122,9 @@ def _text(value: Flag) -> str:
 def find_launcher(python: str | None) -> tuple[str, ...]:
     """The beginning of the command line, up to where the model's name follows.
 
-    A given interpreter is not asked whether it has vLLM: that it has not shows at the start.
-    Without one, ours if it has the module, else the ``vllm`` script on ``PATH``.
+    A given interpreter is not asked whether it has vLLM: that it has not shows at the start. A
+    program called ``vllm`` is taken for vLLM's script. Without one, ours if it has the module, else
+    the ``vllm`` script on ``PATH``.
 
     Raises:
         NoLauncher: There is none.
@@ -132,6 +133,8 @@ def find_launcher(python: str | None) -> tuple[str, ...]:
         found = shutil.which(Path(python).expanduser())
         if found is None:
             raise NoLauncher(f"the interpreter {python} was not found or cannot be run")
+        if Path(found).name == "vllm":
+            return (str(found), "serve")
         return (str(found), "-m", MODULE, "--model")
     spec = importlib.util.find_spec("vllm")
     if spec is not None and spec.origin is not None:  # else it is just a folder named vllm

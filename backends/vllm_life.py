@@ -192,9 +192,10 @@ class VllmLife:
                 self._was_ready = True
                 self._attempts_left = PORT_ATTEMPTS
                 server.reader.started()
+                await server.ask_version()
                 self._tell(at_least_every_s=0)
                 self._announce()
-                await watch(server.process, server.check_health, self._rules)
+                await watch(server.process, server.check_at_work, self._rules)
             await server.process.wait_ended()
         finally:
             await server.release()
@@ -253,4 +254,5 @@ class VllmLife:
             elapsed_s=round(progress.elapsed_s, 1),
             last_line=progress.last_line,
             model=served[0] if served else None,
+            version=None if self.server is None else self.server.version,
         )

@@ -1,7 +1,7 @@
 """What vLLM's log says about its start: how far it is, and why it failed; and its file.
 
-Read from vLLM 0.32 and its sources. Log texts are no interface: a line nobody recognises changes
-nothing, and the last lines are shown beside every reason.
+Read from vLLM 0.32. Log texts are no interface: a line nobody recognises changes nothing, and the
+last lines are shown beside every reason.
 """
 
 import enum
@@ -12,6 +12,7 @@ from typing import Final, TextIO
 import structlog
 
 from backends.spawn import describe_status
+from backends.vllm_causes import CAUSES, LOST_PORT
 
 _log = structlog.get_logger("dragoman")
 
@@ -59,83 +60,11 @@ _PREFIX: Final = re.compile(
 )
 """The process, level, time and place that stand before vLLM's own lines."""
 
-_NO_MODEL: Final = (
-    "the model was not found: it is neither a local folder with a config.json nor a repository"
-    " that can be reached"
-)
-
-_LOST_PORT: Final = "the port it was given is in use by another process"
-
-# The first row that fits any line is the reason, so that causes stand before consequences.
-_CAUSES: Final = tuple(
-    (re.compile(pattern), reason)
-    for pattern, reason in (
-        (r"^guardian: cannot start (.+): No such file", r"the program \1 was not found"),
-        (r"^guardian: cannot start (.+): (.+)", r"the program \1 cannot be run: \2"),
-        (
-            r"^(.+?): (?:Error while finding module specification for|No module named) '?vllm\b",
-            r"the interpreter \1 has no module vllm; install it there or name another one",
-        ),
-        (
-            r"PackageNotFoundError: .*\bvllm\b",
-            "the vllm script does not work in its environment; name that environment's"
-            " interpreter instead",
-        ),
-        (r"error: unrecognized arguments: (.+)", r"vLLM does not know these arguments: \1"),
-        (r"^\S+: error: (argument .+)", r"vLLM refused its arguments: \1"),
-        (
-            r"\[Errno (?:48|98)\]|[Aa]ddress already in use",
-            _LOST_PORT,
-        ),
-        (
-            r"(?:CUDA|HIP|XPU) out of memory|OutOfMemoryError|CUDA error: out of memory",
-            "the accelerator ran out of memory; a smaller model, --max-model-len or"
-            " --gpu-memory-utilization may help",
-        ),
-        (
-            r"ValueError: Free memory on device",
-            "too little of the accelerator's memory is free; is another process using it?",
-        ),
-        (
-            r"can't allocate memory|Cannot allocate memory|^MemoryError",
-            "the machine ran out of memory",
-        ),
-        (
-            r"No available memory for the cache blocks|larger than the available KV cache memory",
-            "there is no room for the KV cache; lower --max-model-len or raise"
-            " --gpu-memory-utilization",
-        ),
-        (
-            r"max_model_len \((\d+)\) is greater than the derived",
-            r"--max-model-len \1 is more than the model was made for",
-        ),
-        (
-            r"GatedRepoError|Access to model .* is restricted|gated repo",
-            "the model's repository asks for a permission; is HF_TOKEN set?",
-        ),
-        (
-            r"Repo id must be in the form|not a valid model identifier|Invalid repository ID"
-            r"|RepositoryNotFoundError|Repository Not Found|LocalEntryNotFoundError"
-            r"|outgoing traffic has been disabled|couldn't connect to .*huggingface",
-            _NO_MODEL,
-        ),
-        (
-            r"Model architectures? (\[.*?\]|\S+)"
-            r" (?:(?:are|is) not supported|was supported in|failed to be inspected)",
-            r"this vLLM does not support the model's architecture \1",
-        ),
-        (
-            r"model type [`'](\S+)[`'] but Transformers does not recognize",
-            r"this vLLM does not support the model's architecture \1",
-        ),
-        (r"^PermissionError: (?:\[Errno \d+\] )?(.+)", r"it lacks a permission: \1"),
-    )
-)
-
 _EXCEPTION: Final = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)(?:: .+)?$")
 _WRAPPERS: Final = re.compile(
     r"core initialization failed|WorkerProc initialization failed|EngineDeadError"
-    r"|Failed core proc|EngineCore encountered an issue|CancelledError|raise "
+    r"|Failed core proc|EngineCore encountered an issue|Worker failed with error|CancelledError"
+    r"|raise "
 )
 """Exceptions that only say that another one happened, often in another process."""
 
@@ -154,7 +83,7 @@ class LogReader:
     def __init__(self) -> None:
         self.phase = Phase.IMPORTING
         self.last_line = ""
-        self._rank = len(_CAUSES)
+        self._rank = len(CAUSES)
         self._cause = ""
         self._lines_since = 0
         self._started = False
@@ -162,7 +91,12 @@ class LogReader:
     @property
     def lost_port(self) -> bool:
         """Whether the port was taken by another process."""
-        return self._cause == _LOST_PORT
+        return self._cause == LOST_PORT
+
+    @property
+    def cause(self) -> str:
+        """What looks like a cause of its end, in one sentence; empty if nothing does."""
+        return self._cause
 
     def feed(self, line: str) -> bool:
         """Take a line; True if it begins another phase."""
@@ -196,21 +130,21 @@ class LogReader:
         return f"{describe_status(status, who='vLLM')}{when}{hint}"
 
     def _forget(self) -> None:
-        self._rank = len(_CAUSES)
+        self._rank = len(CAUSES)
         self._cause = ""
 
     def _look_for_cause(self, text: str) -> None:
         self._lines_since += 1
         if self._started and self._lines_since > _CAUSE_LINES:
             self._forget()
-        for rank, (pattern, reason) in enumerate(_CAUSES[: self._rank]):
+        for rank, (pattern, reason) in enumerate(CAUSES[: self._rank]):
             if found := pattern.search(text):
                 self._rank = rank
                 self._cause = found.expand(reason)[:_REASON_CHARS]
                 self._lines_since = 0
                 return
         # Of unknown exceptions the last one counts: earlier ones were mostly survived.
-        if self._rank == len(_CAUSES) and _EXCEPTION.search(text) and not _WRAPPERS.search(text):
+        if self._rank == len(CAUSES) and _EXCEPTION.search(text) and not _WRAPPERS.search(text):
             self._cause = f"vLLM failed: {text}"[:_REASON_CHARS]
             self._lines_since = 0
         elif not self._cause and _ENGINE_DIED.search(text):

@@ -1,6 +1,7 @@
 """One life of a vLLM: its process, its log, and the connections to it."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,9 @@ from backends.base import Backend, UpstreamReply, UpstreamRequest
 from backends.errors import BackendError, BackendTimeout, BackendUnavailable
 from backends.process import ManagedProcess
 from backends.spawn import Spawn
+from backends.stall import StallWatch
+from backends.supervision import Supervision
+from backends.traffic import Explain, Traffic
 from backends.vllm_command import Launch
 from backends.vllm_log import LogFile, LogReader
 
@@ -30,7 +34,14 @@ class _Models(msgspec.Struct):
     data: list[_Model]
 
 
+class _Version(msgspec.Struct):
+    """Reply of ``GET /version``."""
+
+    version: str
+
+
 _read_models: Final = msgspec.json.Decoder(_Models).decode
+_read_version: Final = msgspec.json.Decoder(_Version).decode
 
 
 class VllmServer:
@@ -42,6 +53,7 @@ class VllmServer:
         connect: Makes the inner backends, one for ``/v1`` and one for ``/health``.
         log_file: Where its whole output is appended; nowhere if absent.
         on_phase: Is told when the log begins another phase.
+        rules: When its engine counts as stalled.
         stall_s: The start failed if vLLM logs nothing for so long.
         poll_s: Pause between two questions whether it is ready.
         grace_s: Time to end by itself when it is stopped.
@@ -57,6 +69,7 @@ class VllmServer:
         connect: Connect,
         log_file: Path | None,
         on_phase: Callable[[], None],
+        rules: Supervision,
         stall_s: float,
         poll_s: float,
         grace_s: float,
@@ -66,8 +79,19 @@ class VllmServer:
         self.launch = launch
         self.reader = LogReader()
         self.served: tuple[str, ...] = ()
+        self.version: str | None = None
         self._name = name
         self._on_phase = on_phase
+        self._answer_s = rules.stall_answer_s
+        self._traffic = Traffic()
+        self._stall = StallWatch(
+            name=name,
+            traffic=self._traffic,
+            read_metrics=self._read_metrics,
+            ask=self._ask_for_a_token,
+            stall_s=rules.stall_s,
+            clock=clock,
+        )
         self._log_file = None if log_file is None else LogFile(log_file)
         self._api = connect(f"{launch.origin}/v1", launch.api_key)
         self._root = connect(launch.origin, launch.api_key)
@@ -92,9 +116,9 @@ class VllmServer:
         await self._root.start()
         await self.process.start()
 
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
-        """Send a request to its API; errors are those of the inner backend."""
-        return await self._api.send(request)
+    async def send(self, request: UpstreamRequest, explain: Explain) -> UpstreamReply:
+        """Send a request to its API; ``explain`` makes errors of broken connections."""
+        return await self._traffic.send(self._api.send, request, explain)
 
     async def check(self) -> None:
         """Ask for health and models, within a time limit.
@@ -115,6 +139,23 @@ class VllmServer:
                 f"vLLM lists no model (GET /v1/models has status {status})", backend=self._name
             )
         self.served = tuple(model.id for model in models.data)
+
+    async def ask_version(self) -> None:
+        """Learn vLLM's version, if it tells."""
+        with contextlib.suppress(BackendError, msgspec.MsgspecError):
+            status, body = await self._get(self._root, "/version")
+            if status == 200:
+                self.version = _read_version(body).version
+
+    async def check_at_work(self) -> None:
+        """Ask for its health, and whether its engine moves while requests are open.
+
+        Raises:
+            EngineStalled: The engine does not.
+            BackendError: Server or engine are not well.
+        """
+        await self.check_health()
+        await self._stall.check()
 
     async def check_health(self) -> None:
         """Ask whether server and engine are well, within a time limit.
@@ -142,10 +183,35 @@ class VllmServer:
             return False
         return True
 
+    async def _read_metrics(self) -> bytes:
+        status, body = await self._get(self._root, "/metrics")
+        return body if status == 200 else b""
+
+    async def _ask_for_a_token(self) -> None:
+        """Have the engine make one token.
+
+        Raises:
+            BackendError: It did not within the time limit. A refusal is no such sign: the model
+                may complete nothing.
+        """
+        model = self.served[0]
+        body = msgspec.json.encode({"model": model, "prompt": [1], "max_tokens": 1})
+        headers = [("content-type", "application/json"), ("accept-encoding", "identity")]
+        request = UpstreamRequest("POST", "/completions", headers, body)
+        status, _ = await self._ask(self._api, request, self._answer_s)
+        if status >= 500:
+            raise BackendUnavailable(f"vLLM answered with status {status}", backend=self._name)
+
     async def _get(self, backend: Backend, path: str) -> tuple[int, bytes]:
         request = UpstreamRequest("GET", path, headers=[("accept-encoding", "identity")])
+        return await self._ask(backend, request, _PROBE_TIMEOUT_S)
+
+    async def _ask(
+        self, backend: Backend, request: UpstreamRequest, timeout_s: float
+    ) -> tuple[int, bytes]:
+        """Status and body of a reply to a request of our own, within a time limit."""
         try:
-            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 reply = await backend.send(request)
                 try:
                     return reply.status, b"".join([chunk async for chunk in reply.chunks()])
@@ -153,7 +219,7 @@ class VllmServer:
                     await reply.aclose()
         except TimeoutError as exc:
             raise BackendTimeout(
-                f"vLLM did not answer within {_PROBE_TIMEOUT_S:.0f} s", backend=self._name
+                f"vLLM did not answer within {timeout_s:g} s", backend=self._name
             ) from exc
 
     def _on_line(self, line: str) -> None:

@@ -13,6 +13,8 @@ from litestar.params import FromPath
 
 from backends.base import Backend
 from backends.errors import BackendError
+from backends.limits import without_limit
+from backends.vllm import VllmBackend
 from proxy.errors import info_of
 from proxy.exchange import Services
 from proxy.gateway import Gateway
@@ -170,10 +172,29 @@ def _ready(router: Router) -> Any:
         found = await router.probe()
         is_ready = any(reason is None for reason in found.values())
         states = {name: reason or "ready" for name, reason in found.items()}
-        body = {"status": "ready" if is_ready else "not ready", "upstreams": states}
+        body: JSON = {"status": "ready" if is_ready else "not ready", "upstreams": states}
+        if spawned := _spawned(router, found):
+            body["vllm"] = spawned
         return _json(body, 200 if is_ready else 503)
 
     return ready
+
+
+def _spawned(router: Router, found: Mapping[str, str | None]) -> dict[str, JSON]:
+    """State, model and version of each vLLM that we spawned, and why it cannot be asked."""
+    backends = {
+        name: without_limit(upstream.backend) for name, upstream in router.upstreams.items()
+    }
+    return {
+        name: {
+            "state": backend.state.value,
+            "message": found[name] or "",
+            "model": backend.served_model,
+            "version": backend.version,
+        }
+        for name, backend in backends.items()
+        if isinstance(backend, VllmBackend)
+    }
 
 
 async def _entries(router: Router, request: Request[Any, Any, Any]) -> list[JSON]:

@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ from proxy.fixtures import RecordError, add_fixtures_flags, fixtures
 from proxy.loading import load
 from proxy.log import configure
 from proxy.options import add_flags, overrides
+from proxy.running import Spawned, ask_running
 from proxy.serve import PortTaken, serve
 from proxy.settings import DEFAULT, Settings, Upstream, public
 from proxy.tables import SettingsError
@@ -138,17 +139,19 @@ async def _check(settings: Settings) -> int:
     settings, _ = await _choose_upstream(settings)
     document = msgspec.json.format(msgspec.json.encode(public(settings))).decode()
     _print(document)
+    spawns = any(upstream.vllm is not None for upstream in settings.upstreams.values())
+    running = await ask_running(settings.server) if spawns else {}
     results = await asyncio.gather(
-        *(_probe(name, upstream) for name, upstream in settings.upstreams.items())
+        *(_probe(name, upstream, running) for name, upstream in settings.upstreams.items())
     )
     for name, (_, verdict) in zip(settings.upstreams, results, strict=True):
         _print(f"{name}: {verdict}")
     return 0 if all(is_good for is_good, _ in results) else 1
 
 
-async def _probe(name: str, settings: Upstream) -> tuple[bool, str]:
+async def _probe(name: str, settings: Upstream, running: Mapping[str, Spawned]) -> tuple[bool, str]:
     if settings.vllm is not None:
-        return True, "a vLLM to be spawned by 'dragoman serve'; not started for this check"
+        return _judge(running.get(name))
     upstream = build_upstream(name, settings)
     try:
         async with asyncio.timeout(_PROBE_LIMIT_S):
@@ -161,6 +164,16 @@ async def _probe(name: str, settings: Upstream) -> tuple[bool, str]:
     finally:
         await upstream.backend.aclose()
     return True, f"answers, and is spoken to in {dialect.value}"
+
+
+def _judge(spawned: Spawned | None) -> tuple[bool, str]:
+    """What a running proxy's word on its vLLM means."""
+    if spawned is None:
+        return True, "a vLLM to be spawned by 'dragoman serve'; not started for this check"
+    if spawned.message:
+        return False, f"{spawned.state} in the running proxy: {spawned.message}"
+    version = f"vLLM {spawned.version}" if spawned.version else "vLLM"
+    return True, f"{spawned.state} in the running proxy: {version} with {spawned.model}"
 
 
 def _print(text: JSON) -> None:

@@ -9,6 +9,7 @@ from proxy import headers as pass_headers
 from proxy.answer import Answer, loss_header
 from proxy.headers import Headers
 from proxy.heartbeat import Heartbeat
+from proxy.hints import with_hint
 from proxy.record import Record
 from proxy.relay import pass_back
 from proxy.replies import read_error_body, read_response, translate_stream
@@ -117,7 +118,7 @@ class Exchange:
         if members or route.defaults:
             body = splice(body, members, route.defaults)
         reply = await self._call(route, path, body, session)
-        await pass_back(reply, self._answer, self._record)
+        await pass_back(reply, self._answer, self._record, self._caller)
 
     async def _translate(
         self, document: dict[str, JSON], route: Route, upstream: Codec, *, compacts: bool
@@ -136,7 +137,7 @@ class Exchange:
         try:
             if reply.status >= 400:
                 error, _ = translation.error(reply.status, await read_error_body(reply))
-                await self.refuse(error, headers)
+                await self.refuse(with_hint(error, route.upstream.backend), headers)
             elif translation.is_stream:
                 await self._stream(reply, translation, headers)
             else:

@@ -12,6 +12,7 @@ import msgspec
 from proxy.settings import CHOICES, Server, Settings, Upstream, key_of
 from proxy.surface import read_endpoints
 from proxy.tables import Place, SettingsError, fill
+from proxy.vllm_table import gather_flags
 from translators.profiles import PROFILES, Profile
 from translators.wire import JSON
 
@@ -47,6 +48,8 @@ def load(
     upstreams = tree.get("upstreams")
     if isinstance(upstreams, dict):  # each for itself, since errors in a table lack its key
         for name, upstream in upstreams.items():
+            if isinstance(upstream, dict) and isinstance(vllm := upstream.get("vllm"), dict):
+                upstream["vllm"] = gather_flags(vllm, f"upstreams.{name}.vllm", place)
             fill(Upstream, upstream, f"upstreams.{name}", place)
     settings = fill(Settings, tree, "", place)
     _check(settings, place, os.environ if environment is None else environment)

@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 
 from backends.base import Backend, UpstreamReply, UpstreamRequest
+from backends.errors import BackendError
 from proxy import headers as pass_headers
 from proxy.answer import Answer
+from proxy.broken_stream import last_frame
+from proxy.errors import info_of
 from proxy.multipart import find_field
 from proxy.record import Record
 from proxy.routing import Router
 from proxy.session import session_of
 from proxy.surface import Endpoint
 from proxy.usage import UsageTap
+from translators.codec import Codec
 from translators.envelope import read_error, write_error
 from translators.errors import ErrorInfo, MalformedRequest
 from translators.wire import JSON, peek, splice
@@ -18,20 +22,32 @@ from translators.wire import JSON, peek, splice
 _JSON = "application/json"
 
 
-async def pass_back(reply: UpstreamReply, answer: Answer, record: Record) -> None:
+async def pass_back(
+    reply: UpstreamReply, answer: Answer, record: Record, caller: Codec | None = None
+) -> None:
     """Pass a reply on unread, and close it.
 
+    A stream that breaks off ends with an error in the caller's dialect, if it is given.
+
     Raises:
-        BackendError: The upstream broke off.
+        BackendError: The upstream broke off, and only a broken connection can tell the caller.
     """
     tap = UsageTap()
     try:
         if reply.status >= 400:
             record.fail(read_error(reply.status, b"", {}))
         await answer.start(reply.status, pass_headers.relayed(reply.headers))
-        async for chunk in reply.chunks():
-            tap.feed(chunk)
-            await answer.write(chunk)
+        try:
+            async for chunk in reply.chunks():
+                tap.feed(chunk)
+                await answer.write(chunk)
+        except BackendError as error:
+            info = info_of(error)
+            frame = last_frame(caller, reply, tap.tail(), info) if caller else None
+            if frame is None:
+                raise
+            record.fail(info)
+            await answer.write(frame)
         await answer.end()
     finally:
         record.usage = tap.usage()

@@ -59,14 +59,19 @@ class VLLM(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         model: What vLLM calls the model: a folder or a repository.
-        python: Interpreter of another environment that has vLLM.
-        flags: vLLM's flags by name, such as ``tensor_parallel_size``.
+        python: Interpreter of another environment that has vLLM, or its ``vllm`` script.
+        flags: vLLM's flags by name, such as ``tensor_parallel_size``. In a file they may stand
+            beside the settings as well.
         args: Further arguments; they win over the flags.
         env: More environment variables.
+        hf_home: Folder of Hugging Face's cache, for models and token.
         log_file: File to which vLLM's whole output is appended.
         stall_timeout_s: The start failed if vLLM logs nothing for so long.
         health_interval_s: Pause between two questions for its health.
         health_failures: So many bad answers in a row make it unhealthy.
+        engine_stall_timeout_s: So long may requests be open while its engine does nothing before
+            the engine is asked for one token; 0 for any time.
+        engine_answer_timeout_s: It is unhealthy if the engine has not answered then.
         restart: Whether it is restarted after it exited or became unhealthy.
         restart_backoff_s: Pause before the first restart; each further one doubles it.
         restart_backoff_cap_s: The longest pause.
@@ -78,14 +83,17 @@ class VLLM(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flags: dict[str, JSON] = {}
     args: list[str] = []
     env: dict[str, str] = {}
+    hf_home: str | None = None
     log_file: str | None = None
     stall_timeout_s: Limit = 600.0
     health_interval_s: Limit = 5.0
     health_failures: Annotated[int, Meta(ge=1)] = 3
+    engine_stall_timeout_s: Annotated[float, Meta(ge=0)] = 120.0
+    engine_answer_timeout_s: Limit = 30.0
     restart: bool = True
     restart_backoff_s: Limit = 1.0
     restart_backoff_cap_s: Limit = 60.0
-    restart_wait_s: Annotated[float, Meta(ge=0)] = 0.0
+    restart_wait_s: Annotated[float, Meta(ge=0)] = 30.0
 
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -65,7 +65,7 @@ def _build_backend(name: str, upstream: config.Upstream) -> Backend:
                 python=vllm.python,
                 flags=vllm.flags,
                 args=vllm.args,
-                env=vllm.env,
+                env=_environment(vllm),
                 log_file=None if vllm.log_file is None else Path(vllm.log_file).expanduser(),
                 supervision=_supervision(vllm),
                 leftovers=state_folder(),
@@ -93,10 +93,18 @@ def _limited(backend: Backend, upstream: config.Upstream) -> Backend:
     return LimitedBackend(backend, limit)
 
 
+def _environment(vllm: config.VLLM) -> dict[str, str]:
+    if vllm.hf_home is None:
+        return vllm.env
+    return {"HF_HOME": str(Path(vllm.hf_home).expanduser()), **vllm.env}
+
+
 def _supervision(vllm: config.VLLM) -> Supervision:
     return Supervision(
         health_interval_s=vllm.health_interval_s,
         health_failures=vllm.health_failures,
+        stall_s=vllm.engine_stall_timeout_s,
+        stall_answer_s=vllm.engine_answer_timeout_s,
         restart=vllm.restart,
         backoff_s=vllm.restart_backoff_s,
         backoff_cap_s=vllm.restart_backoff_cap_s,

@@ -26,9 +26,13 @@ class UsageTap:
         while self._size - len(self._tail[0]) > _TAIL_BYTES:
             self._size -= len(self._tail.popleft())
 
+    def tail(self) -> bytes:
+        """The last bytes of what has been seen."""
+        return b"".join(self._tail)
+
     def usage(self) -> Usage | None:
         """The last token counts in the reply, ``None`` if there are none to be found."""
-        found = _USAGE.findall(b"".join(self._tail))
+        found = _USAGE.findall(self.tail())
         if not found:
             return None
         try:

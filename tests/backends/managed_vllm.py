@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from backends.base import UpstreamReply, UpstreamRequest
-from backends.errors import BackendUnavailable
+from backends.errors import BackendBrokeOff, BackendUnavailable
 from backends.process import State
 from backends.vllm import VllmBackend
 from tests.backends.processes import Family
@@ -59,8 +59,10 @@ class Inner:
                 content=request.body,
                 headers=list(request.headers),
             )
-        except httpx.TransportError as exc:
+        except httpx.ConnectError as exc:
             raise BackendUnavailable(str(exc), backend=self.name) from exc
+        except httpx.TransportError as exc:
+            raise BackendBrokeOff(str(exc), backend=self.name) from exc
         return Reply(response)
 
     async def probe(self) -> None:
@@ -111,5 +113,6 @@ def is_(state: State, backend: VllmBackend) -> Callable[[], bool]:
 async def post(backend: VllmBackend, path: str = "/chat/completions") -> dict[str, Any]:
     reply = await backend.send(UpstreamRequest("POST", path, body=b"{}"))
     document = json.loads(b"".join([chunk async for chunk in reply.chunks()]))
+    await reply.aclose()
     assert isinstance(document, dict)
     return document

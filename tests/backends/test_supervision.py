@@ -6,14 +6,17 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog.testing
 
 from backends.base import UpstreamRequest
-from backends.errors import BackendBrokeOff, BackendExited, BackendUnavailable
+from backends.errors import BackendError, BackendExited, BackendTimeout, BackendUnavailable
 from backends.openai_compatible import OpenAICompatibleBackend
 from backends.process import ManagedProcess, State
+from backends.stall import EngineStalled, StallWatch
 from backends.supervision import Backoff, Supervision, watch
+from backends.traffic import Traffic
 from backends.transport import AiohttpTransport
 from backends.vllm import VllmBackend
 from tests.backends.managed_vllm import install_fake, is_, post, started
@@ -21,7 +24,8 @@ from tests.backends.processes import Family, a_family, until
 
 
 def quick(**rules: float | bool) -> Supervision:
-    return Supervision(**{"health_interval_s": 1.0, "backoff_s": 0.02, **rules})  # type: ignore[arg-type]
+    usual = {"health_interval_s": 1.0, "backoff_s": 0.02, "wait_s": 0.0}
+    return Supervision(**{**usual, **rules})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -33,6 +37,14 @@ def family() -> Iterator[Family]:
 @pytest.fixture
 def installed(tmp_path: Path) -> dict[str, str]:
     return install_fake(tmp_path)
+
+
+def connect(url: str, key: str) -> OpenAICompatibleBackend:
+    return OpenAICompatibleBackend("local", url, AiohttpTransport(), api_key=key)
+
+
+async def as_it_is(error: BackendError) -> BackendError:
+    return error
 
 
 async def pid_of(backend: VllmBackend) -> int:
@@ -78,17 +90,28 @@ class TestRestart:
                 await post(backend, "/die")
             assert caught.value.retry_after_s is not None
 
+    async def test_who_loses_the_engine_gets_the_reason(
+        self, family: Family, installed: dict[str, str]
+    ) -> None:
+        words = "RuntimeError: Unsupported CPU attention configuration: head_dim=16 isa=2"
+        env = {**installed, "FAKE_LAST_WORDS": words}
+        async with started(family, env, supervision=quick(backoff_s=30)) as backend:
+            await until(is_(State.READY, backend))
+            assert await post(backend, "/fail") == {"error": {"message": "a fault of one request"}}
+            said = r"local: vLLM answers GET /health with status 503: vLLM's attention .* of 16$"
+            with pytest.raises(BackendExited, match=said):
+                await post(backend, "/lose-engine")
+            with pytest.raises(BackendExited, match=said):
+                await backend.probe()
+
     async def test_a_reply_that_had_begun_breaks_off(
         self, family: Family, installed: dict[str, str]
     ) -> None:
-        def connect(url: str, key: str) -> OpenAICompatibleBackend:
-            return OpenAICompatibleBackend("local", url, AiohttpTransport(), api_key=key)
-
         options = {"connect": connect, "supervision": quick(backoff_s=30)}
         async with started(family, installed, **options) as backend:
             await until(is_(State.READY, backend))
             reply = await backend.send(UpstreamRequest("POST", "/break-off", body=b"{}"))
-            with pytest.raises(BackendBrokeOff):
+            with pytest.raises(BackendExited, match="local: vLLM exited with status 9"):
                 assert [chunk async for chunk in reply.chunks()]
             await reply.aclose()
 
@@ -115,6 +138,15 @@ class TestRestart:
             pids = await asyncio.gather(*(post(backend) for _ in range(5)))
             assert len({seen["pid"] for seen in pids}) == 1
             assert pids[0]["pid"] != first
+
+    async def test_even_before_the_end_is_noticed(
+        self, family: Family, installed: dict[str, str]
+    ) -> None:
+        """A refused connection is a request of which nothing was sent."""
+        async with started(family, installed, supervision=quick(wait_s=10)) as backend:
+            await until(is_(State.READY, backend))
+            first = (await post(backend, "/leave"))["pid"]
+            assert (await post(backend))["pid"] != first
 
     async def test_but_not_for_ever(self, family: Family, installed: dict[str, str]) -> None:
         rules = quick(backoff_s=30, wait_s=0.05)
@@ -212,7 +244,7 @@ class TestHealth:
             for ask in (backend.probe, lambda: post(backend)):
                 with pytest.raises(BackendUnavailable, match="vLLM is unhealthy: it failed 3 "):
                     await ask()
-            await server.send(UpstreamRequest("POST", "/heal"))
+            await server.send(UpstreamRequest("POST", "/heal"), as_it_is)
             await until(is_(State.READY, backend))
             await backend.probe()
 
@@ -233,6 +265,134 @@ class TestHealth:
 
         await watch(process, check, quick(health_interval_s=0.001))
         assert states == [State.READY] * 7
+
+
+class TestStall:
+    """An engine that stands still behind a healthy server."""
+
+    rules = quick(health_interval_s=0.02, stall_s=0.1, stall_answer_s=0.1)
+
+    async def test_it_is_replaced_and_callers_are_told(
+        self, family: Family, installed: dict[str, str]
+    ) -> None:
+        with structlog.testing.capture_logs() as logs:
+            async with started(
+                family, installed, connect=connect, supervision=self.rules, grace_s=60
+            ) as backend:
+                first = await pid_of(backend)
+                streams = [
+                    await backend.send(UpstreamRequest("POST", "/freeze", body=b"{}"))
+                    for _ in range(3)
+                ]
+                waiting = asyncio.create_task(post(backend, "/completions"))
+                for reply in streams:
+                    with pytest.raises(BackendError, match="its engine stalled: nothing moved"):
+                        assert [chunk async for chunk in reply.chunks()] != [b""]
+                    await reply.aclose()
+                with pytest.raises(BackendError, match="its engine stalled: nothing moved"):
+                    await waiting
+                assert await pid_of(backend) != first
+        states = [log["state"] for log in logs if log["event"] == "process_state"]
+        assert states[:5] == ["starting", "ready", "unhealthy", "stopping", "exited"]
+        (reason,) = [log["reason"] for log in logs if log["event"] == "vllm_restart"]
+        assert "(requests under way: 4), and a request for one token failed: vLLM did not" in reason
+
+    async def test_without_restarts_it_may_recover(
+        self, family: Family, installed: dict[str, str]
+    ) -> None:
+        rules = msgspec.structs.replace(self.rules, restart=False)
+        async with started(family, installed, connect=connect, supervision=rules) as backend:
+            await until(is_(State.READY, backend))
+            reply = await backend.send(UpstreamRequest("POST", "/freeze", body=b"{}"))
+            await until(is_(State.UNHEALTHY, backend))
+            await reply.aclose()
+            server = backend._life.server
+            assert server is not None
+            await server.send(UpstreamRequest("POST", "/thaw"), as_it_is)
+            await until(is_(State.READY, backend))
+
+
+class TestStallWatch:
+    """What counts as motion, by a clock of the test's own."""
+
+    def setup_method(self) -> None:
+        self.now_s = 0.0
+        self.traffic = Traffic()
+        self.metrics = b"vllm:generation_tokens_total 1.0\n"
+        self.asked = 0
+        self.answers = True
+        self.watch = StallWatch(
+            name="local",
+            traffic=self.traffic,
+            read_metrics=self.read_metrics,
+            ask=self.ask,
+            stall_s=120,
+            clock=lambda: self.now_s,
+        )
+
+    async def read_metrics(self) -> bytes:
+        return self.metrics
+
+    async def ask(self) -> None:
+        self.asked += 1
+        if not self.answers:
+            raise BackendTimeout("too late", backend="local")
+
+    async def after(self, seconds: float) -> None:
+        """Check every five seconds for a while."""
+        for _ in range(int(seconds / 5)):
+            self.now_s += 5
+            await self.watch.check()
+
+    async def test_without_requests_nothing_is_asked(self) -> None:
+        await self.after(1000)
+        assert self.asked == 0
+
+    async def test_pieces_of_replies_are_motion(self) -> None:
+        self.traffic.open = 2
+        for _ in range(10):
+            await self.after(100)
+            self.traffic.heard += 1
+        assert self.asked == 0
+
+    async def test_a_long_prefill_is_motion(self) -> None:
+        """No reply says anything, but the engine's counters move at each step."""
+        self.traffic.open = 1
+        for step in range(10):
+            await self.after(100)
+            self.metrics = f"vllm:kv_cache_usage_perc 0.{step}\n".encode()
+        assert self.asked == 0
+
+    async def test_what_callers_change_is_no_motion(self) -> None:
+        self.traffic.open = 1
+        for n in range(3):
+            await self.after(50)
+            self.metrics = b"vllm:generation_tokens_total 1.0\nhttp_requests_total %d\n" % n
+        assert self.asked == 1
+
+    async def test_a_slow_engine_that_answers_is_left_alone(self) -> None:
+        self.traffic.open = 1
+        await self.after(1000)
+        assert self.asked == 8
+
+    async def test_one_that_does_not_is_stalled_until_it_answers(self) -> None:
+        self.traffic.open = 1
+        self.answers = False
+        await self.after(120)
+        with pytest.raises(EngineStalled, match=r"moved for 120 s \(requests under way: 1\)"):
+            await self.after(5)
+        self.traffic.open = 0
+        with pytest.raises(EngineStalled):
+            await self.after(5)
+        self.answers = True
+        await self.after(100)
+        assert self.asked == 3
+
+    async def test_a_time_without_requests_does_not_count(self) -> None:
+        await self.after(1000)
+        self.traffic.open = 1
+        await self.after(110)
+        assert self.asked == 0
 
 
 async def yes() -> bool:

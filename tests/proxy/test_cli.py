@@ -87,8 +87,13 @@ async def test_check_names_each_upstream_and_starts_no_vllm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "dragoman.toml"
-    async with ScriptedUpstream(Reply(500), Reply(500)) as upstream:
+    other = Reply.json({"status": "ok"})  # a server of another kind at the proxy's port
+    async with (
+        ScriptedUpstream(Reply(500), Reply(500)) as upstream,
+        ScriptedUpstream(other) as neighbour,
+    ):
         config.write_text(
+            f"[server]\nport = {neighbour.port}\n"
             f'[upstreams.down]\nurl = "{upstream.url}"\nkey = "sk-hidden"\n'
             '[upstreams.big.vllm]\nmodel = "m"\nargs = ["--api-key", "sk-hidden"]\n'
             "[upstreams.try]\ndemo = true\n"

@@ -8,7 +8,7 @@ import pytest
 from structlog.typing import EventDict
 
 from proxy.settings import Model, Settings, Upstream
-from tests.proxy.caller import BrokenOff, Call, ask
+from tests.proxy.caller import BrokenOff, Call, ask, read_frames
 from tests.proxy.conftest import RunProxy
 from tests.proxy.dialects import (
     CHAT,
@@ -99,20 +99,65 @@ async def test_stream_passes_with_comments_and_odd_line_ends(
     assert answer.body == b"".join(pieces)
 
 
-@same
-@pytest.mark.parametrize("abort", [Abort(), Abort(reset=True)])
-async def test_stream_that_breaks_off_does_not_end_cleanly(
-    path: str, speaks: str, abort: Abort, running_proxy: RunProxy, log_lines: list[EventDict]
-) -> None:
-    """Relayed bytes cannot say so, hence the connection does."""
+async def broken_after(
+    first: bytes, path: str, speaks: str, running_proxy: RunProxy, abort: Abort, **headers: str
+) -> tuple[list[bytes], bool]:
+    """What comes after these bytes of a stream, and whether it ends as HTTP wants it."""
     seen = asyncio.Event()
-    async with ScriptedUpstream(StreamReply([b"data: {}\n\n", seen, abort])) as upstream:
+    kind = {"content-type": "text/event-stream", **headers}
+    rest: list[bytes] = []
+    async with ScriptedUpstream(StreamReply([first, seen, abort], kind)) as upstream:
         proxy = await running_proxy(using(upstream, speaks))
         async with Call(proxy.port, path, b'{"model":"m","stream":true}') as call:
-            assert await call.chunk() == b"data: {}\n\n"
+            assert await call.chunk() == first
             seen.set()
-            with pytest.raises(BrokenOff):
-                await call.chunk()
+            try:
+                rest = [chunk async for chunk in call.chunks()]
+            except BrokenOff:
+                return rest, False
+    return rest, True
+
+
+@same
+@pytest.mark.parametrize("abort", [Abort(), Abort(reset=True)])
+async def test_stream_that_breaks_off_ends_in_an_error_frame(
+    path: str, speaks: str, abort: Abort, running_proxy: RunProxy, log_lines: list[EventDict]
+) -> None:
+    first = b'data: {"sequence_number": 6}\n\n'
+    rest, is_whole = await broken_after(first, path, speaks, running_proxy, abort)
+    (frame,) = read_frames(b"".join(rest))
+    assert is_whole
+    assert frame["error"]["code"] == "upstream_stream_truncated"
+    if speaks == "responses":
+        assert rest[0].startswith(b"event: error\n")
+        assert (frame["type"], frame["sequence_number"]) == ("error", 7)
+        assert frame["message"] == frame["error"]["message"]
+    else:
+        assert frame.keys() == {"error"}
+    line = log_lines[-1]
+    assert (line["outcome"], line["error"]) == ("error", "upstream_stream_truncated")
+
+
+@same
+@pytest.mark.parametrize(
+    ("first", "headers"),
+    [
+        (b"data: {}\n", {}),
+        (b"data: {}\n\n", {"content-encoding": "gzip"}),
+        (b"{}\n\n", {"content-type": "application/json"}),
+    ],
+    ids=["within-a-frame", "encoded", "no-stream"],
+)
+async def test_where_no_frame_can_follow_the_connection_says_so(
+    path: str,
+    speaks: str,
+    first: bytes,
+    headers: dict[str, str],
+    running_proxy: RunProxy,
+    log_lines: list[EventDict],
+) -> None:
+    rest, is_whole = await broken_after(first, path, speaks, running_proxy, Abort(), **headers)
+    assert (rest, is_whole) == ([], False)
     line = log_lines[-1]
     assert (line["outcome"], line["error"]) == ("error", "upstream_stream_truncated")
 

@@ -317,7 +317,7 @@ def is_unsupported(answer: Answer, status: int) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/v1/responses", "/v1/files", "/v1/responses/x", "/v2/responses"],
+    ["/v1", "/v1/v1/responses", "/v1/files", "/v1/responses/x", "/v2/responses"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_unknown_path(path: str, method: str, proxy: RunningProxy) -> None:

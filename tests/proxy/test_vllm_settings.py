@@ -13,10 +13,12 @@ from proxy.upstreams import build_upstreams
 TABLE = """
 [upstreams.local.vllm]
 model = "m"
+hf_home = "~/models"
 log_file = "~/vllm.log"
+engine_stall_timeout_s = 60
 health_failures = 2
 restart = false
-restart_wait_s = 30
+restart_wait_s = 20
 args = ["--seed", "1"]
 
 [upstreams.local.vllm.flags]
@@ -44,9 +46,33 @@ def test_the_table_reaches_the_backend(tmp_path: Path) -> None:
         *("--seed", "1"),
     )
     assert backend._log_file == Path.home() / "vllm.log"
-    assert backend._wait_s == 30
-    assert backend._life._rules.health_failures == 2
-    assert not backend._life._rules.restart
+    assert backend._env == {"HF_HOME": str(Path.home() / "models")}
+    assert (backend._rules.wait_s, backend._rules.stall_s) == (20, 60)
+    assert backend._rules.health_failures == 2
+    assert not backend._rules.restart
+
+
+def test_flags_may_stand_beside_the_settings(tmp_path: Path) -> None:
+    text = """
+        [upstreams.x.vllm]
+        model = "m"
+        tensor_parallel_size = 4
+        model_impl = "transformers"
+        hf-token = "hf_1"
+        limit_mm_per_prompt.image = 4
+        flags = { seed = 1 }
+    """
+    settings = load(written(tmp_path, text), {})
+    vllm = settings.upstreams["x"].vllm
+    assert vllm is not None
+    assert vllm.flags == {
+        "tensor_parallel_size": 4,
+        "model_impl": "transformers",
+        "hf-token": "hf_1",
+        "limit_mm_per_prompt": {"image": 4},
+        "seed": 1,
+    }
+    assert public(settings)["upstreams"]["x"]["vllm"]["flags"]["hf-token"] == "***"
 
 
 def test_a_secret_flag_is_not_shown(tmp_path: Path) -> None:
@@ -62,6 +88,10 @@ def test_a_secret_flag_is_not_shown(tmp_path: Path) -> None:
         ("health_failures = 0", "upstreams.x.vllm.health_failures"),
         ("restart_backoff_s = 0", "upstreams.x.vllm.restart_backoff_s"),
         ("restart_wait_s = -1", "upstreams.x.vllm.restart_wait_s"),
+        ("engine_stall_timeout_s = -1", "upstreams.x.vllm.engine_stall_timeout_s"),
+        ("restart_wait = 1", "upstreams.x.vllm.restart_wait: unknown setting; did you mean"),
+        ("seed = 1\nflags = { seed = 1 }", r"toml:3: upstreams.x.vllm.seed: it is in .* too"),
+        ("uds = '/x'", "upstreams.x.vllm: vLLM argument --uds cannot be used here"),
         ("flags = { uds = '/x' }", "upstreams.x.vllm: vLLM argument --uds cannot be used here"),
     ],
 )

@@ -1,5 +1,6 @@
 """A real vLLM with the tiny model, spawned once by ``dragoman serve --vllm``."""
 
+import contextlib
 import json
 import os
 import signal
@@ -25,6 +26,14 @@ FLAGS = (
     *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
     *("--reasoning-parser", "qwen3"),
 )
+SUPERVISION = """
+[upstreams.default.vllm]
+restart_backoff_s = 0.1
+restart_wait_s = 300
+health_interval_s = 1
+engine_stall_timeout_s = 8
+engine_answer_timeout_s = 4
+"""
 START_LIMIT_S = 420
 STOP_LIMIT_S = 60
 
@@ -88,22 +97,32 @@ def alive(pids: set[int]) -> set[int]:
     return running
 
 
-def spawn(python: Path, *more: str) -> Served:
+def spawn(python: Path, config: Path, *flags: str, model: Path = CHECKPOINT) -> Served:
+    """Start ``dragoman serve`` with a vLLM; it is not ready yet."""
+    config.write_text(SUPERVISION)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     command = [sys.executable, "-m", "proxy", "serve", "--port", "0", "--log-format", "json"]
-    command += ["--vllm", str(CHECKPOINT), "--vllm-python", str(python), *more, "--", *FLAGS]
+    command += ["--config", str(config), "--vllm", str(model), "--vllm-python", str(python)]
+    command += ["--", *FLAGS, *flags]
     return Served(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Iterator[Served]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The proxy in front of the vLLM that it spawned; afterwards nothing of it may be left."""
-    served = spawn(need(vllm_env.ensure))
-    try:
+    served = spawn(need(vllm_env.ensure), tmp_path_factory.mktemp("tiny") / "dragoman.toml")
+    with stopping(served):
         served.wait_ready()
+        yield served
+
+
+@contextlib.contextmanager
+def stopping(served: Served) -> Iterator[None]:
+    """Stop it at the end, when nothing of it may be left."""
+    try:
+        yield
         tree = served.tree()
         assert len(tree) > 2, "the proxy, its vLLM and the engine are processes of their own"
-        yield served
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(STOP_LIMIT_S) == 0
         assert alive(tree) == set()
