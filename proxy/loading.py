@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from proxy.settings import CHOICES, Server, Settings, Upstream, key_of
+from proxy.settings import CHOICES, Capture, Server, Settings, Upstream, key_of
 from proxy.surface import read_endpoints
 from proxy.tables import Place, SettingsError, fill
 from translators.profiles import PROFILES, Profile
@@ -74,11 +74,8 @@ def _check(settings: Settings, place: Place, environment: Mapping[str, str]) -> 
     _check_word("log.format", settings.log.format, CHOICES["log.format"], place)
     secret = settings.server.reasoning_key_env
     _check_variable("server.reasoning_key_env", secret, place, environment)
-    for i, entry in enumerate(settings.server.relay):
-        try:
-            read_endpoints([entry])
-        except ValueError as error:
-            raise SettingsError(f"{place.of(f'server.relay[{i}]')}: {error}") from error
+from proxy.settings import CHOICES, Capture, Server, Settings, Upstream, key_of
+from proxy.surface import read_endpoints
     for name, upstream in settings.upstreams.items():
         _check_upstream(f"upstreams.{name}", upstream, place, environment)
         for at, url in _urls_of(upstream):
@@ -96,6 +93,15 @@ def _check(settings: Settings, place: Place, environment: Mapping[str, str]) -> 
             raise SettingsError(
                 f"{place.of(f'models[{i}].upstream')}: no upstream '{model.upstream}'; "
                 f"known: {known}"
+            )
+
+
+def _check_capture(capture: Capture | None, place: Place) -> None:
+    if capture is not None:
+        folder = Path(capture.dir).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise SettingsError(
+                f"{place.of('capture.dir')}: '{capture.dir}' is a file; expected a folder"
             )
 
 

@@ -1,0 +1,157 @@
+"""One request of a rollout and its reply, kept as they go by."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+from backends.base import UpstreamReply, UpstreamRequest
+from proxy.capture.budget import Budget
+from proxy.record import Record
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class Body:
+    """A body in pieces, each as it came; ``times_s`` is when, on the monotonic clock."""
+
+    __slots__ = ("encoding", "pieces", "times_s", "type")
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.times_s: list[float] = []
+        self.type = ""
+        self.encoding = ""
+
+
+class Call:
+    """Stands between the server and the application, changes nothing, and keeps both bodies.
+
+    Attributes:
+        status: The reply's status, once it is there.
+        has_ended: Whether the reply came to its end.
+        is_gone: Whether the caller went away before.
+        has_failed: Whether the application raised an exception.
+        is_dropped: Whether there was no room for it; then no body is left.
+    """
+
+    def __init__(
+        self, rollout: str, dialect: str, scope: Any, receive: Receive, send: Send, budget: Budget
+    ) -> None:
+        """Begin a call; the budget is charged for what it keeps, until ``size_bytes`` is freed."""
+        self.id = uuid.uuid4().hex
+        self.rollout = rollout
+        self.dialect = dialect
+        self.started_unix_s = time.time()
+        self.started_s = time.perf_counter()
+        self.ended_s = 0.0
+        self.status: int | None = None
+        self.has_ended = self.is_gone = self.has_failed = self.is_dropped = False
+        self.request = Body()
+        self.reply = Body()
+        self.upstream: Upstream | None = None
+        self.record: Record | None = None
+        self.size_bytes = 0
+        self._receive = receive
+        self._send = send
+        self._budget = budget
+        for name, value in scope["headers"]:
+            if name == b"content-encoding":
+                self.request.encoding = value.decode("latin-1")
+
+    async def receive(self) -> Any:
+        """The server's next message."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.is_gone = not self.has_ended
+        elif piece := message.get("body"):
+            self.keep(self.request, piece)
+        return message
+
+    async def send(self, message: Any) -> None:
+        """Pass a message of the application on."""
+        if message["type"] == "http.response.body":
+            if piece := message.get("body"):
+                self.keep(self.reply, piece)
+            self.has_ended = not message.get("more_body")
+        elif message["type"] == "http.response.start":
+            self.status = message["status"]
+            for name, value in message["headers"]:
+                if name == b"content-type":
+                    self.reply.type = value.decode("latin-1")
+                elif name == b"content-encoding":
+                    self.reply.encoding = value.decode("latin-1")
+        await self._send(message)
+
+    def follow(self, record: Record) -> None:
+        """Learn from the request's record where it went."""
+        self.record = record
+
+    def follow_upstream(self, record: Record) -> None:
+        """The same, and keep what goes to the upstream and what it says."""
+        self.record = record
+        record.watch = self._watch
+
+    def keep(self, body: Body, piece: bytes) -> None:
+        """Keep a piece; if there is no room for it, keep nothing at all any more."""
+        if self.is_dropped:
+            return
+        if not self._budget.take(len(piece)):
+            self.drop()
+            return
+        self.size_bytes += len(piece)
+        body.pieces.append(piece)
+        body.times_s.append(time.perf_counter())
+
+    def drop(self) -> None:
+        """Forget the bodies, and give their room back."""
+        self.is_dropped = True
+        self.forget()
+        self._budget.give_back(self.size_bytes)
+        self.size_bytes = 0
+
+    def forget(self) -> None:
+        """Let go of the bodies at once, although they refer to one another."""
+        self.request, self.reply, self.upstream = Body(), Body(), None
+        if self.record is not None:
+            self.record.watch = None
+
+    def _watch(self, request: UpstreamRequest, reply: UpstreamReply) -> UpstreamReply:
+        if self.is_dropped:
+            return reply
+        self.upstream = watched = Upstream(self, reply)
+        self.keep(watched.request, request.body)
+        return watched
+
+
+class Upstream:
+    """An upstream's reply, kept as it is read."""
+
+    def __init__(self, call: Call, reply: UpstreamReply) -> None:
+        self.request = Body()
+        self.reply = Body()
+        self.reply.type = reply.headers.get("content-type", "")
+        self.reply.encoding = reply.headers.get("content-encoding", "")
+        self._call = call
+        self._reply = reply
+
+    @property
+    def status(self) -> int:
+        """HTTP status code."""
+        return self._reply.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Reply headers."""
+        return self._reply.headers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives."""
+        async for chunk in self._reply.chunks():
+            self._call.keep(self.reply, chunk)
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Release the connection."""
+        await self._reply.aclose()
