@@ -1,7 +1,7 @@
 """One request of a rollout and its reply, kept as they go by."""
 
+import os
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -40,7 +40,7 @@ class Call:
         self, rollout: str, dialect: str, scope: Any, receive: Receive, send: Send, budget: Budget
     ) -> None:
         """Begin a call; the budget is charged for what it keeps, until ``size_bytes`` is freed."""
-        self.id = uuid.uuid4().hex
+        self.id = os.urandom(16).hex()
         self.rollout = rollout
         self.dialect = dialect
         self.started_unix_s = time.time()
@@ -51,8 +51,12 @@ class Call:
         self.request = Body()
         self.reply = Body()
         self.upstream: Upstream | None = None
-        self.record: Record | None = None
+        self.upstream_name: str | None = None
+        self.upstream_dialect: str | None = None
+        self.request_id: str | None = None
+        self.error_code: str | None = None
         self.size_bytes = 0
+        self._record: Record | None = None
         self._receive = receive
         self._send = send
         self._budget = budget
@@ -86,11 +90,11 @@ class Call:
 
     def follow(self, record: Record) -> None:
         """Learn from the request's record where it went."""
-        self.record = record
+        self._record = record
 
     def follow_upstream(self, record: Record) -> None:
         """The same, and keep what goes to the upstream and what it says."""
-        self.record = record
+        self._record = record
         record.watch = self._watch
 
     def keep(self, body: Body, piece: bytes) -> None:
@@ -107,15 +111,23 @@ class Call:
     def drop(self) -> None:
         """Forget the bodies, and give their room back."""
         self.is_dropped = True
-        self.forget()
+        self.request, self.reply, self.upstream = Body(), Body(), None
         self._budget.give_back(self.size_bytes)
         self.size_bytes = 0
 
-    def forget(self) -> None:
-        """Let go of the bodies at once, although they refer to one another."""
-        self.request, self.reply, self.upstream = Body(), Body(), None
-        if self.record is not None:
-            self.record.watch = None
+    def end(self) -> None:
+        """Note the end, and let go of the request: until a call is written, little stays of it."""
+        self.ended_s = time.perf_counter()
+        if self._record is not None:
+            self.request_id = self._record.request_id
+            self.upstream_name = self._record.upstream
+            self.upstream_dialect = self._record.upstream_dialect
+            self.error_code = None if self._record.error is None else self._record.error.code
+            self._record.watch = None
+            self._record = None
+        if self.upstream is not None:
+            self.upstream.end()
+        del self._receive, self._send
 
     def _watch(self, request: UpstreamRequest, reply: UpstreamReply) -> UpstreamReply:
         if self.is_dropped:
@@ -133,13 +145,9 @@ class Upstream:
         self.reply = Body()
         self.reply.type = reply.headers.get("content-type", "")
         self.reply.encoding = reply.headers.get("content-encoding", "")
+        self.status = reply.status
         self._call = call
         self._reply = reply
-
-    @property
-    def status(self) -> int:
-        """HTTP status code."""
-        return self._reply.status
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -155,3 +163,7 @@ class Upstream:
     async def aclose(self) -> None:
         """Release the connection."""
         await self._reply.aclose()
+
+    def end(self) -> None:
+        """Let go of the reply."""
+        del self._call, self._reply

@@ -1,4 +1,4 @@
-"""JSON text on one line, without being decoded."""
+"""JSON objects on one line, decoded as little as can be."""
 
 import msgspec
 
@@ -6,17 +6,38 @@ from translators.errors import TranslationError
 from translators.wire import decode, encode
 
 
-def compact(body: bytes) -> bytes | None:
-    """The same JSON on one line, its numbers and escapes as they are; ``None`` if it is none.
+class _Anything(msgspec.Struct):
+    """Any object; its members are read over."""
 
-    Escaped lone surrogates, which not every reader of a file takes, become U+FFFD.
+
+_check = msgspec.json.Decoder(_Anything).decode
+
+
+def one_line(body: bytes, *, is_checked: bool = False) -> bytes | None:
+    """The same JSON object on one line, ``None`` if the body is none.
+
+    Numbers and escapes stay as they are, but for escaped lone surrogates, which not every reader
+    of a file takes: they become U+FFFD.
+
+    Args:
+        body: JSON text, or anything else.
+        is_checked: Whether ``wire.peek`` has read it, which takes no more than this does, unless
+            there are escapes.
     """
     try:
-        line = msgspec.json.format(body, indent=-1)
-        line.decode()
+        if b"\n" in body:
+            body = msgspec.json.format(body, indent=-1)
+        if not is_checked or b"\\u" in body:
+            _check(body)
+        body.decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        try:
-            return encode(decode(body))
-        except TranslationError:
-            return None
-    return line
+        return _mended(body)
+    return body
+
+
+def _mended(body: bytes) -> bytes | None:
+    try:
+        value = decode(body)
+    except TranslationError:
+        return None
+    return encode(value) if isinstance(value, dict) else None

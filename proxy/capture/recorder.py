@@ -1,7 +1,6 @@
 """Captures at work: around the endpoints, from the settings to the files."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -108,7 +107,7 @@ class Recorder:
         self._idle.clear()
 
     def _end(self, call: Call) -> None:
-        call.ended_s = time.perf_counter()
+        call.end()
         self._writer.put(call)
         self._open -= 1
         if not self._open:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.capture.json_lines import compact
+from proxy.capture.json_lines import one_line
 from translators.errors import UpstreamProtocolError
 from translators.sse import Frame
 from translators.wire import JSON, decode, encode
@@ -80,7 +80,7 @@ class ResponsesFold:
         try:
             last = _read_last(data)
             if last.response is not msgspec.UNSET:
-                self._response = compact(bytes(last.response))
+                self._response = one_line(bytes(last.response))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # the events are read once more, leniently
 

@@ -15,7 +15,7 @@ from translators.dialect import Dialect
 from translators.errors import TranslationError
 from translators.sse import Frame, SSEDecoder
 
-_BREATH_EVERY = 64
+_PIECES_AT_ONCE = 64
 _BREATH_S = 0.0001
 
 
@@ -62,17 +62,20 @@ def assemble(dialect: str, pieces: Sequence[bytes]) -> Assembled:
     """
     fold = _FOLDS[dialect]()
     decoder = SSEDecoder()
-    first: int | None = None
-    for number, piece in enumerate(pieces):
+    first = 0
+    for piece in pieces:
         for frame in decoder.feed(piece):
             fold.feed(frame)
-        if first is None and fold.has_content:
-            first = number
-        if not number % _BREATH_EVERY:
-            time.sleep(_BREATH_S)  # another thread would wait milliseconds for the interpreter
+        if fold.has_content:
+            break
+        first += 1
+    for begin in range(first + 1, len(pieces), _PIECES_AT_ONCE):
+        for frame in decoder.feed(b"".join(pieces[begin : begin + _PIECES_AT_ONCE])):
+            fold.feed(frame)
+        time.sleep(_BREATH_S)  # another thread would wait milliseconds for the interpreter
     try:
         for frame in decoder.finish():
             fold.feed(frame)
     except TranslationError:
         pass
-    return Assembled(fold.document(), fold.ending, first)
+    return Assembled(fold.document(), fold.ending, first if fold.has_content else None)

@@ -126,7 +126,8 @@ async def test_captures_are_written_before_the_end(
     async with ScriptedUpstream(reply, StreamReply([chat_chunk("Ho", finish="stop")])) as upstream:
         config = tmp_path / "dragoman.toml"
         config.write_text(
-            f'[server]\ndrain_s = {drain_s}\n[upstreams.default]\nurl = "{upstream.url}"\nspeaks = "chat"\n'
+            f"[server]\ndrain_s = {drain_s}\n"
+            f'[upstreams.default]\nurl = "{upstream.url}"\nspeaks = "chat"\n'
         )
         flags = ("--config", str(config), "--capture-dir", str(tmp_path))
         async with (
