@@ -74,8 +74,12 @@ def _check(settings: Settings, place: Place, environment: Mapping[str, str]) -> 
     _check_word("log.format", settings.log.format, CHOICES["log.format"], place)
     secret = settings.server.reasoning_key_env
     _check_variable("server.reasoning_key_env", secret, place, environment)
-from proxy.settings import CHOICES, Capture, Server, Settings, Upstream, key_of
-from proxy.surface import read_endpoints
+    for i, entry in enumerate(settings.server.relay):
+        try:
+            read_endpoints([entry])
+        except ValueError as error:
+            raise SettingsError(f"{place.of(f'server.relay[{i}]')}: {error}") from error
+    _check_capture(settings.capture, place)
     for name, upstream in settings.upstreams.items():
         _check_upstream(f"upstreams.{name}", upstream, place, environment)
         for at, url in _urls_of(upstream):

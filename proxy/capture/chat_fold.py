@@ -53,9 +53,9 @@ class ChatFold:
             if not isinstance(choice, dict):
                 raise UpstreamProtocolError("A choice of the stream is not an object.")
             self._fold_choice(choice)
-        for name, value in chunk.items():
-            if value is not None or name not in self._members:
-                self._members[name] = value
+        if None in chunk.values():
+            chunk = {n: v for n, v in chunk.items() if v is not None or n not in self._members}
+        self._members.update(chunk)
 
     def document(self) -> bytes | None:
         """The reply as one line of JSON; what ended it is ``error``."""
