@@ -12,6 +12,9 @@ from proxy.record import Record
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
+_PIECE_BYTES = 96
+"""What a piece takes besides its bytes: streams may come in very small ones."""
+
 
 class Body:
     """A body in pieces, each as it came; ``times_s`` is when, on the monotonic clock."""
@@ -81,7 +84,7 @@ class Call:
             self.has_ended = not message.get("more_body")
         elif message["type"] == "http.response.start":
             self.status = message["status"]
-            for name, value in message["headers"]:
+            for name, value in message.get("headers", ()):
                 if name == b"content-type":
                     self.reply.type = value.decode("latin-1")
                 elif name == b"content-encoding":
@@ -101,10 +104,11 @@ class Call:
         """Keep a piece; if there is no room for it, keep nothing at all any more."""
         if self.is_dropped:
             return
-        if not self._budget.take(len(piece)):
+        size_bytes = len(piece) + _PIECE_BYTES
+        if not self._budget.take(size_bytes):
             self.drop()
             return
-        self.size_bytes += len(piece)
+        self.size_bytes += size_bytes
         body.pieces.append(piece)
         body.times_s.append(time.perf_counter())
 

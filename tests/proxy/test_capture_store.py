@@ -210,7 +210,7 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
-def gated(folder: Path, gate: threading.Event, limit_bytes: int = 100) -> Writer:
+def gated(folder: Path, gate: threading.Event, limit_bytes: int = 1000) -> Writer:
     """A writer that waits for a gate before each line."""
 
     def line_of(call: Call) -> bytes:
@@ -227,27 +227,30 @@ def gated(folder: Path, gate: threading.Event, limit_bytes: int = 100) -> Writer
 def test_room_is_given_back_when_a_call_is_written(tmp_path: Path, gate: threading.Event) -> None:
     """Until then there is none, and what finds no room is marked."""
     writer = gated(tmp_path, gate)
-    writer.put(call("a", writer.budget, 60))
-    lost = call("b", writer.budget, 60)
+    writer.put(call("a", writer.budget, 600))
+    lost = call("b", writer.budget, 600)
     assert lost.is_dropped
     assert lost.request.pieces == []
     writer.put(lost)
-    writer.put(call("a", writer.budget, 40))
+    writer.put(call("a", writer.budget, 200))
     gate.set()
     writer.close(10)
     assert names(tmp_path) == {"a.capture.jsonl", "b.capture.incomplete"}
     assert len(read_records(tmp_path, "a")) == 2
-    assert writer.budget.take(100)
+    assert writer.budget.take(1000)
     assert not writer.budget.take(1)
 
 
 def test_call_that_loses_its_room_on_the_way() -> None:
-    budget = Budget(100)
-    one = call("a", budget, 90)
-    one.keep(one.reply, b"x" * 20)
-    one.keep(one.reply, b"x")
+    """Its pieces' own weight counts, so that many small ones are no way around the limit."""
+    budget = Budget(300)
+    one = call("a", budget, 1)
+    for _ in range(3):
+        one.keep(one.reply, b"x")
     assert one.is_dropped
-    assert budget.take(100)
+    assert one.reply.pieces == []
+    one.keep(one.reply, b"x")
+    assert budget.take(300)
 
 
 def test_line_that_fails_costs_no_other(
