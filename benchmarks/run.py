@@ -99,12 +99,13 @@ def _nginx(place: Place) -> Sequence[str] | None:
     return [program, "-e", "stderr", "-p", str(place.folder), "-c", str(conf)]
 
 
-def _dragoman(speaks: str) -> Callable[[Place], Sequence[str]]:
+def _dragoman(speaks: str, *, captures: bool = False) -> Callable[[Place], Sequence[str]]:
     def command(place: Place) -> Sequence[str]:
         return [
             *(machine.python(), "-m", "proxy", "serve"),
             *("--upstream", f"http://127.0.0.1:{place.upstream_port}/v1"),
             *("--upstream-speaks", speaks, "--port", str(place.port)),
+            *(("--capture-dir", str(place.folder / "captures")) if captures else ()),
         ]
 
     return command
@@ -113,6 +114,7 @@ def _dragoman(speaks: str) -> Callable[[Place], Sequence[str]]:
 SERVERS: Final = {
     "nginx": Server(_nginx, "/health"),
     "dragoman-chat": Server(_dragoman("chat"), "/ready"),
+    "dragoman-captures": Server(_dragoman("chat", captures=True), "/ready"),
     "dragoman-responses": Server(_dragoman("responses"), "/ready"),
 }
 
@@ -126,7 +128,11 @@ class Row(NamedTuple):
     dialect: str
     quick: bool = True
     """Whether ``--quick`` measures it."""
+    prefix: str = ""
+    """Stands before the path."""
 
+
+_ROLLOUT: Final = "/ng-rollout/benchmark"
 
 ROWS: Final = (
     Row("straight to the upstream", None, "chat"),
@@ -135,6 +141,10 @@ ROWS: Final = (
     Row("Dragoman, Responses over Chat", "dragoman-chat", "responses"),
     Row("Dragoman, Chat over Responses", "dragoman-responses", "chat"),
     Row("Dragoman, Responses on Responses (relayed)", "dragoman-responses", "responses", False),
+    Row("Dragoman, Chat on Chat, captured", "dragoman-captures", "chat", False, _ROLLOUT),
+    Row(
+        "Dragoman, Responses over Chat, captured", "dragoman-captures", "responses", False, _ROLLOUT
+    ),
 )
 REFERENCE: Final = "nginx"
 """The row to which ratios are given."""
@@ -215,7 +225,7 @@ def _sample(
         [
             *(machine.python(), "-m", "benchmarks.load", "--wait-for-go", "--model", model),
             *("--connections", str(load.connections), "--seconds", str(seconds)),
-            f"http://127.0.0.1:{port}{PATHS[row.dialect]}",
+            f"http://127.0.0.1:{port}{row.prefix}{PATHS[row.dialect]}",
         ],
         core=LOAD_CORE,
         pipes=True,

@@ -15,6 +15,8 @@ from backends.base import Backend
 from backends.errors import BackendError
 from backends.limits import without_limit
 from backends.vllm import VllmBackend
+from proxy.capture.recorder import Handle, Recorder
+from proxy.capture.rollout import ASGIApp, without_prefix
 from proxy.errors import info_of
 from proxy.exchange import Services
 from proxy.gateway import Gateway
@@ -22,6 +24,7 @@ from proxy.headers import to_upstream
 from proxy.routing import Router, Upstream, UpstreamRefused
 from proxy.settings import Settings, secret_of
 from proxy.surface import Endpoint, read_endpoints, served_paths
+from proxy.tables import SettingsError
 from proxy.upstreams import build_upstreams
 from proxy.vault import Vault
 from translators import CODECS
@@ -34,23 +37,32 @@ from translators.wire import JSON, encode
 _log = structlog.get_logger("dragoman")
 
 
-def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) -> Litestar:
+def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) -> ASGIApp:
     """The application; its lifespan starts the upstreams and stops them.
 
     Args:
         settings: Everything that can be set.
         upstreams: Upstreams to use instead of those that the settings name.
+
+    Raises:
+        SettingsError: Captures cannot be written where the settings say.
     """
     upstreams = build_upstreams(settings) if upstreams is None else upstreams
     router = Router(upstreams, settings.models, int(time.time()))
     vault = Vault(secret_of(settings.server))
     services = Services(router, settings.policy, vault, settings.server.heartbeat_s)
     gateway = Gateway(services, settings.server.max_body_bytes)
+    answer: Handle = gateway.handle
+    recorder = _recorder(settings)
+    if recorder is not None:
+        answer = recorder.around(answer)
     relayed = served_paths(read_endpoints(settings.server.relay))
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         backends: list[Backend] = [upstream.backend for upstream in upstreams]
+        if recorder is not None:
+            recorder.start()
         try:
             for backend in backends:
                 await backend.start()
@@ -58,11 +70,13 @@ def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) 
         finally:
             for backend in backends:
                 await backend.aclose()
+            if recorder is not None:
+                await recorder.aclose()
 
-    return Litestar(
+    app = Litestar(
         route_handlers=[
-            *(_generation(gateway, codec) for codec in CODECS.values()),
-            _generation(gateway, CODECS[Dialect.RESPONSES], compacts=True),
+            *(_generation(answer, codec) for codec in CODECS.values()),
+            _generation(answer, CODECS[Dialect.RESPONSES], compacts=True),
             *(_relayed(gateway, path, ways) for path, ways in relayed.items()),
             _models(router),
             _model(router),
@@ -75,6 +89,16 @@ def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) 
         logging_config=None,
         debug=False,
     )
+    return without_prefix(app)
+
+
+def _recorder(settings: Settings) -> Recorder | None:
+    if settings.capture is None:
+        return None
+    try:
+        return Recorder(settings.capture, settings.server.max_body_bytes)
+    except OSError as error:
+        raise SettingsError(f"capture.dir: '{settings.capture.dir}': {error.strerror}") from error
 
 
 def _paths(path: str) -> list[str]:
@@ -82,7 +106,7 @@ def _paths(path: str) -> list[str]:
     return [f"/v1{path}", path]
 
 
-def _generation(gateway: Gateway, codec: Codec, *, compacts: bool = False) -> ASGIRouteHandler:
+def _generation(answer: Handle, codec: Codec, *, compacts: bool = False) -> ASGIRouteHandler:
     """The endpoint of one dialect, below the framework's request and response classes.
 
     A response class would leave the upstream running when the caller goes away
@@ -92,7 +116,7 @@ def _generation(gateway: Gateway, codec: Codec, *, compacts: bool = False) -> AS
     @asgi(_paths(codec.path + ("/compact" if compacts else "")), copy_scope=False)
     async def generate(scope: Any, receive: Any, send: Any) -> None:
         if scope["method"] == "POST":
-            await gateway.handle(codec, scope, receive, send, compacts=compacts)
+            await answer(codec, scope, receive, send, compacts=compacts)
             return
         await _refuse_method(scope, send, "POST")
 

@@ -1,4 +1,4 @@
-"""The command ``dragoman``: serve, check, translate, fixtures."""
+"""The command ``dragoman``: serve, check, translate, fixtures, captures."""
 
 import argparse
 import asyncio
@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from backends.errors import BackendError
+from proxy.capture.command import add_captures_flags, captures
 from proxy.discovery import KNOWN, find_local
 from proxy.fixtures import RecordError, add_fixtures_flags, fixtures
 from proxy.loading import load
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return translate(options)
             case "fixtures":
                 return fixtures(options)
+            case "captures":
+                return captures(options)
             case "check":
                 return asyncio.run(_check(_settings(options, rest)))
             case _:
@@ -81,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_translate_flags(translating)
     add_fixtures_flags(commands.add_parser("fixtures", help="check or record golden cases"))
+    add_captures_flags(commands.add_parser("captures", help="read what rollouts recorded"))
     return parser
 
 

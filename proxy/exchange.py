@@ -200,4 +200,6 @@ class Exchange:
         request = UpstreamRequest("POST", path, headers, body, session)
         reply = await route.upstream.backend.send(request)
         self._record.upstream_answered()
+        if self._record.watch is not None:
+            return self._record.watch(request, reply)
         return reply

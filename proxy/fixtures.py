@@ -155,8 +155,8 @@ def record(options: argparse.Namespace) -> int:
     if version is not None:
         facts = msgspec.structs.replace(facts, source=f"recorded vllm {version}")
     files = {name: redaction.apply(data) for name, data in files.items()}
-    _write(folder, {corpus.REQUEST: _tidy(body), **files})
-    return _make_goldens(folder, msgspec.structs.replace(facts, status=status))
+    facts = msgspec.structs.replace(facts, status=status)
+    return make_case(folder, {corpus.REQUEST: body, **files}, facts)
 
 
 def _key(variable: str | None) -> str | None:
@@ -213,10 +213,10 @@ async def _ask(backend: Backend, translation: Translation, request: JSON) -> tup
     finally:
         await reply.aclose()
     if reply.status >= 400:
-        return corpus.ERROR, _tidy(body), reply.status
+        return corpus.ERROR, body, reply.status
     if reply.headers.get("content-type", "").startswith("text/event-stream"):
         return corpus.STREAM, body, reply.status
-    return corpus.REPLY, _tidy(body), reply.status
+    return corpus.REPLY, body, reply.status
 
 
 class _Version(msgspec.Struct):
@@ -264,6 +264,17 @@ def _align(case: Case, body: bytes, files: Mapping[str, bytes]) -> bytes:
         return files[corpus.STREAM]
     ids = re.compile(b"|".join(map(re.escape, names)))
     return ids.sub(lambda match: names[match[0]], files[corpus.STREAM])
+
+
+def make_case(folder: Path, files: Mapping[str, bytes], facts: Facts) -> int:
+    """Make a case of these inputs, in place of the one that is there; JSON gets indented.
+
+    Returns:
+        The exit status: 1 if the case does not hold.
+    """
+    tidy = {name: _tidy(body) if name.endswith(".json") else body for name, body in files.items()}
+    _write(folder, tidy)
+    return _make_goldens(folder, facts)
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -34,14 +34,24 @@ class Gateway:
         self._max_body_bytes = max_body_bytes
 
     async def handle(
-        self, caller: Codec, scope: Any, receive: Receive, send: Send, *, compacts: bool = False
+        self,
+        caller: Codec,
+        scope: Any,
+        receive: Receive,
+        send: Send,
+        *,
+        compacts: bool = False,
+        observe: Callable[[Record], None] | None = None,
     ) -> None:
         """Answer one request of a dialect, as an ASGI application.
 
-        With ``compacts`` the conversation is not continued but summed up.
+        With ``compacts`` the conversation is not continued but summed up. ``observe`` gets the
+        request's record at once.
         """
         headers = scope["headers"]
         record = Record(caller.dialect.value, _request_id(headers))
+        if observe is not None:
+            observe(record)
         exchange = Exchange(self._services, caller, headers, Answer(send, record), record)
         run = partial(exchange.run, compacts=compacts)
         await self._attend(run, exchange.refuse, record, headers, receive)

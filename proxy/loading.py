@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from proxy.settings import CHOICES, Server, Settings, Upstream, key_of
+from proxy.settings import CHOICES, Capture, Server, Settings, Upstream, key_of
 from proxy.surface import read_endpoints
 from proxy.tables import Place, SettingsError, fill
 from proxy.vllm_table import gather_flags
@@ -82,6 +82,7 @@ def _check(settings: Settings, place: Place, environment: Mapping[str, str]) -> 
             read_endpoints([entry])
         except ValueError as error:
             raise SettingsError(f"{place.of(f'server.relay[{i}]')}: {error}") from error
+    _check_capture(settings.capture, place)
     for name, upstream in settings.upstreams.items():
         _check_upstream(f"upstreams.{name}", upstream, place, environment)
         for at, url in _urls_of(upstream):
@@ -99,6 +100,15 @@ def _check(settings: Settings, place: Place, environment: Mapping[str, str]) -> 
             raise SettingsError(
                 f"{place.of(f'models[{i}].upstream')}: no upstream '{model.upstream}'; "
                 f"known: {known}"
+            )
+
+
+def _check_capture(capture: Capture | None, place: Place) -> None:
+    if capture is not None:
+        folder = Path(capture.dir).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise SettingsError(
+                f"{place.of('capture.dir')}: '{capture.dir}' is a file; expected a folder"
             )
 
 

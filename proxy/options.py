@@ -89,6 +89,12 @@ OPTIONS = (
         "refuse tools that the upstream would have to run, or drop them (refuse)",
         choices=tuple(HostedTools),
     ),
+    Option(
+        "capture-dir",
+        "capture.dir",
+        "record the calls of rollouts into this folder",
+        metavar="DIR",
+    ),
     Option("log-level", "log.level", "least severe log lines (info)", choices=CHOICES["log.level"]),
     Option(
         "log-format",

@@ -1,12 +1,16 @@
 """What the log tells of one request."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from backends.base import UpstreamReply, UpstreamRequest
 from translators.canonical import Usage
 from translators.errors import ErrorInfo, Loss
 from translators.wire import JSON
+
+Watch = Callable[[UpstreamRequest, UpstreamReply], UpstreamReply]
+"""Sees what goes to an upstream; gives the reply to be read."""
 
 
 class Record:
@@ -17,7 +21,7 @@ class Record:
         self._started = time.perf_counter()
         self._answered: float | None = None
         self._first_byte: float | None = None
-        self._error: ErrorInfo | None = None
+        self.error: ErrorInfo | None = None
         self.request_id = request_id
         self.dialect = dialect
         self.upstream_dialect: str | None = None
@@ -28,6 +32,7 @@ class Record:
         self.usage: Usage | None = None
         self.losses: Sequence[Loss] = ()
         self.outcome = "ok"
+        self.watch: Watch | None = None
 
     def upstream_answered(self) -> None:
         """Note that the upstream's status is here."""
@@ -40,7 +45,7 @@ class Record:
 
     def fail(self, error: ErrorInfo) -> None:
         """Note what went wrong."""
-        self._error = error
+        self.error = error
         self.outcome = "error"
 
     def write(self, log: Any) -> None:
@@ -66,9 +71,9 @@ class Record:
             facts["output_tokens"] = self.usage.output
         if self.losses:
             facts["losses"] = [f"{loss.param}: {loss.why}" for loss in self.losses]
-        if self._error is not None:
-            facts["error"] = self._error.code or self._error.type
-        is_fault = self._error is not None and self._error.status >= 500
+        if self.error is not None:
+            facts["error"] = self.error.code or self.error.type
+        is_fault = self.error is not None and self.error.status >= 500
         (log.warning if is_fault else log.info)("request", **facts)
 
 

@@ -11,10 +11,10 @@ from types import FrameType
 
 import structlog
 import uvicorn
-from litestar import Litestar
 from uvicorn.server import HANDLED_SIGNALS
 
 from proxy.app import create_app
+from proxy.capture.rollout import ASGIApp
 from proxy.settings import Settings
 from proxy.tables import SettingsError
 
@@ -99,7 +99,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def server_config(app: Litestar, settings: Settings) -> uvicorn.Config:
+def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """How uvicorn runs the application."""
     return uvicorn.Config(
         app,

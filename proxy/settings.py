@@ -154,12 +154,30 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sets: dict[str, JSON] = {}
 
 
+class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Records the calls of rollouts.
+
+    Attributes:
+        dir: Folder of the records; made if need be.
+        upstream: Whether what goes to the upstream, and what it says, is recorded too.
+        fsync: Whether each record is brought to the disk at once.
+        buffer_bytes: So much memory may hold calls that are not written yet; those for which
+            there is no room are not recorded.
+    """
+
+    dir: Annotated[str, Meta(min_length=1)]
+    upstream: bool = False
+    fsync: bool = True
+    buffer_bytes: Annotated[int, Meta(ge=1)] = 256 * 1024 * 1024
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set."""
 
     server: Server = Server()
     log: Log = Log()
     policy: Policy = Policy()
+    capture: Capture | None = None
     upstreams: dict[str, Upstream] = {}
     models: list[Model] = []
 

@@ -36,13 +36,13 @@ async def running_proxy() -> AsyncIterator[RunProxy]:
     async with AsyncExitStack() as stack:
 
         async def run(settings: Settings, upstreams: list[Upstream] | None = None) -> RunningProxy:
-            return await stack.enter_async_context(_running(settings, upstreams))
+            return await stack.enter_async_context(running(settings, upstreams))
 
         yield run
 
 
 @asynccontextmanager
-async def _running(
+async def running(
     settings: Settings, upstreams: list[Upstream] | None
 ) -> AsyncIterator[RunningProxy]:
     """What ``uvicorn.Server.serve`` does, but for signals and the pauses of its main loop."""

@@ -15,6 +15,7 @@ import pytest
 
 from proxy.serve import PortTaken, listen
 from tests.proxy.caller import BrokenOff, Call, ask
+from tests.proxy.captured import read_records
 from tests.proxy.dialects import CHAT, RESPONSES, chat_chunk, chat_request, responses_request
 from tests.upstream import ScriptedUpstream, StreamReply
 from translators.wire import JSON
@@ -111,6 +112,37 @@ async def test_it_says_where_it_listens_and_ends_on_sigterm() -> None:
     assert (status, seconds < PROMPT_S) == (0, True)
     assert upstream.requests[0].headers["authorization"] == "Bearer sk-secret"
     assert "secret" not in str(server.lines).replace("my-secret", "")
+
+
+@pytest.mark.parametrize(
+    ("drain_s", "signals"), [(0, [signal.SIGTERM]), (30, [signal.SIGINT, signal.SIGINT])]
+)
+async def test_captures_are_written_before_the_end(
+    drain_s: int, signals: list[signal.Signals], tmp_path: Path
+) -> None:
+    """Those of streams that are cut off too, whether the server is patient or not."""
+    never = asyncio.Event()
+    reply = StreamReply([chat_chunk("Hi"), never])
+    async with ScriptedUpstream(reply, StreamReply([chat_chunk("Ho", finish="stop")])) as upstream:
+        config = tmp_path / "dragoman.toml"
+        config.write_text(
+            f"[server]\ndrain_s = {drain_s}\n"
+            f'[upstreams.default]\nurl = "{upstream.url}"\nspeaks = "chat"\n'
+        )
+        flags = ("--config", str(config), "--capture-dir", str(tmp_path))
+        async with (
+            serving(*flags) as server,
+            Call(server.port, f"/ng-rollout/a{RESPONSES}", responses_request(stream=True)) as call,
+        ):
+            await call.chunk()
+            body = chat_request(stream=True)
+            assert (await ask(server.port, CHAT, body, {"x-dragoman-rollout": "a"})).is_whole
+            status, _ = await server.end(*signals)
+    assert status == 0
+    done, cut = read_records(tmp_path, "a")
+    assert (done["dialect"], done["error_category"]) == ("chat", None)
+    assert (cut["dialect"], cut["error_category"]) == ("responses", "stream_truncated")
+    assert cut["response"]["output"][0]["content"][0]["text"] == "Hi"
 
 
 async def test_open_stream_may_end_within_the_drain_limit() -> None:

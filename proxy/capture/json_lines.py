@@ -1,0 +1,43 @@
+"""JSON objects on one line, decoded as little as can be."""
+
+import msgspec
+
+from translators.errors import TranslationError
+from translators.wire import decode, encode
+
+
+class _Anything(msgspec.Struct):
+    """Any object; its members are read over."""
+
+
+_check = msgspec.json.Decoder(_Anything).decode
+
+
+def one_line(body: bytes, *, is_checked: bool = False) -> bytes | None:
+    """The same JSON object on one line, ``None`` if the body is none.
+
+    Numbers and escapes stay as they are, but for escaped lone surrogates, which not every reader
+    of a file takes: they become U+FFFD.
+
+    Args:
+        body: JSON text, or anything else.
+        is_checked: Whether ``wire.peek`` has read it, which takes no more than this does, unless
+            there are escapes.
+    """
+    try:
+        if b"\n" in body:
+            body = msgspec.json.format(body, indent=-1)
+        if not is_checked or b"\\u" in body:
+            _check(body)
+        body.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _mended(body)
+    return body
+
+
+def _mended(body: bytes) -> bytes | None:
+    try:
+        value = decode(body)
+    except TranslationError:
+        return None
+    return encode(value) if isinstance(value, dict) else None

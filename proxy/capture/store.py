@@ -1,0 +1,122 @@
+"""The folder of captures: one append-only file of JSON lines for each rollout.
+
+Several processes may write to one file. A line that a crash tore stays where it is, and the next
+one begins on a line of its own.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+RECORDS = ".capture.jsonl"
+MARK = ".capture.incomplete"
+"""An empty file of this name says that a rollout lacks records."""
+
+_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
+_LOCK_LIMIT_S = 10.0
+_LOCK_PAUSE_S = 0.005
+
+
+def is_plain(rollout: str) -> bool:
+    """Whether a rollout's id can name a file: ASCII letters, digits, ``.``, ``_``, ``-``."""
+    return _NAME.fullmatch(rollout) is not None
+
+
+def stem_of(rollout: str) -> str:
+    """The name of a rollout's files; ids that cannot name one are hashed, after a tilde."""
+    if is_plain(rollout):
+        return rollout
+    return f"~{hashlib.sha256(rollout.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+class CaptureStore:
+    """Appends to the files of one folder; every method does blocking file work."""
+
+    def __init__(self, root: Path, *, fsync: bool = True) -> None:
+        """Use a folder, which is made if need be.
+
+        Args:
+            root: The folder.
+            fsync: Whether lines are on the disk when ``append`` returns.
+
+        Raises:
+            OSError: It cannot be made, or nothing can be written there.
+        """
+        root.mkdir(parents=True, exist_ok=True)
+        if not os.access(root, os.W_OK | os.X_OK):
+            raise PermissionError(13, os.strerror(13), str(root))
+        self._root = root
+        self._fsync = fsync
+
+    def append(self, rollout: str, lines: bytes) -> None:
+        """Append whole lines, all of them or none.
+
+        Raises:
+            OSError: They cannot be written, or another process keeps the file locked.
+        """
+        path = self._root / f"{stem_of(rollout)}{RECORDS}"
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            _lock(file)
+            size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":
+                lines = b"\n" + lines
+            try:
+                _write(file, lines)
+            except OSError:
+                os.ftruncate(file, size)
+                raise
+            if self._fsync:
+                os.fsync(file)
+                if not size:
+                    self._sync_folder()
+        finally:
+            os.close(file)  # which unlocks it
+
+    def mark_incomplete(self, rollout: str) -> None:
+        """Say that records of a rollout are missing.
+
+        Raises:
+            OSError: Not even that can be written.
+        """
+        (self._root / f"{stem_of(rollout)}{MARK}").touch()
+
+    def _sync_folder(self) -> None:
+        """Make a new file's name last."""
+        if sys.platform != "win32":
+            folder = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def _write(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _lock(file: int) -> None:
+    """Lock an open file for this process alone, until it is closed.
+
+    A lock that is never given back must not hold up the other rollouts.
+    """
+    if sys.platform == "win32":
+        return
+    deadline_s = time.monotonic() + _LOCK_LIMIT_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(_LOCK_PAUSE_S)
+        else:
+            return

@@ -1,0 +1,340 @@
+"""The files of captures: several writers, crashes, full disks, and reading them back."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from structlog.typing import EventDict
+
+from proxy.app import create_app
+from proxy.capture import store as store_module
+from proxy.capture.budget import Budget
+from proxy.capture.call import Call
+from proxy.capture.reader import Rollout, find_rollout, find_rollouts
+from proxy.capture.store import CaptureStore, is_plain, stem_of
+from proxy.capture.writer import Writer
+from proxy.loading import load
+from proxy.settings import Capture, Settings, Upstream
+from proxy.tables import SettingsError
+from tests.proxy.captured import names, read_records
+
+ROOT = Path(__file__).parents[2]
+
+WRITER = """
+import sys
+from pathlib import Path
+from proxy.capture.store import CaptureStore
+
+store = CaptureStore(Path(sys.argv[1]), fsync=False)
+print("ready", flush=True)
+sys.stdin.readline()
+for n in range(int(sys.argv[3])):
+    text = f'"{sys.argv[2]}-{n}-{"x" * (n % 7 * 30_000)}"'
+    store.append("a", b'{"model_call_id": ' + text.encode() + b"}\\n")
+    print(n, flush=True)
+"""
+
+
+def writer(folder: Path, name: str, lines: int) -> subprocess.Popen[bytes]:
+    """A process that appends lines of up to 180 KB as soon as it is told to."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), name, str(lines)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def test_four_processes_write_one_file(tmp_path: Path) -> None:
+    """No line is lost, torn or mixed, and each writer's lines are in order."""
+    processes = [writer(tmp_path, name, 60) for name in "abcd"]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=50)
+        assert process.returncode == 0
+    found: dict[str, list[int]] = {}
+    for record in read_records(tmp_path, "a"):
+        name, number, text = record["model_call_id"].split("-")
+        assert len(text) == int(number) % 7 * 30_000
+        found.setdefault(name, []).append(int(number))
+    assert found == {name: list(range(60)) for name in "abcd"}
+
+
+def test_writer_that_is_killed(tmp_path: Path) -> None:
+    """Whatever it had said that it wrote is there; others go on behind a line that it tore."""
+    process = writer(tmp_path, "a", 1_000_000)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    while process.stdout.readline() != b"40\n":
+        pass
+    process.kill()
+    process.communicate()
+    CaptureStore(tmp_path).append("a", b'{"model_call_id": "b-0-"}\n')
+    rollout = Rollout(tmp_path, "a")
+    ids = [call.model_call_id or "" for call in rollout.calls()]
+    assert [call_id.split("-")[1] for call_id in ids[:41]] == [str(n) for n in range(41)]
+    assert ids[-1] == "b-0-"
+    assert rollout.damaged <= 1
+
+
+def test_torn_line_is_counted_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.capture.jsonl"
+    path.write_bytes(b'{"model_call_id": "one"}\n{"model_call')
+    CaptureStore(tmp_path).append("a", b'{"model_call_id": "two"}\n')
+    path.write_bytes(path.read_bytes() + b'\n[1]\n{"status_code": "x"}\n\xff\n')
+    rollout = Rollout(tmp_path, "a")
+    assert [call.model_call_id for call in rollout.calls()] == ["one", "two"]
+    assert rollout.damaged == 4
+
+
+def test_what_is_written_meanwhile_is_left_out(tmp_path: Path) -> None:
+    store = CaptureStore(tmp_path)
+    store.append("a", b'{"model_call_id": "one"}\n{"model_call_id": "two"}\n')
+    calls = Rollout(tmp_path, "a").calls()
+    assert next(calls).model_call_id == "one"
+    store.append("a", b'{"model_call_id": "three"}\n')
+    assert [call.model_call_id for call in calls] == ["two"]
+
+
+def test_disk_that_gets_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a line does not stay."""
+    store = CaptureStore(tmp_path)
+    store.append("a", b"{}\n")
+    real = os.write
+
+    def write(file: int, data: memoryview) -> int:
+        if len(data) < 6:
+            raise OSError(28, "No space left on device")
+        return real(file, data[:4])
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(OSError, match="No space"):
+        store.append("a", b'{"a": 1}\n')
+    assert (tmp_path / "a.capture.jsonl").read_bytes() == b"{}\n"
+
+
+def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: real(file, data[:3]))
+    CaptureStore(tmp_path).append("a", b'{"a": 1}\n')
+    assert (tmp_path / "a.capture.jsonl").read_bytes() == b'{"a": 1}\n'
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_lines_are_on_the_disk_if_wanted(
+    fsync: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of a new file too."""
+    synced: list[str] = []
+
+    def sync(file: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{file}").readlink().name)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    store = CaptureStore(tmp_path, fsync=fsync)
+    store.append("a", b"{}\n")
+    store.append("a", b"{}\n")
+    file = "a.capture.jsonl"
+    assert synced == ([file, tmp_path.name, file] if fsync else [])
+
+
+def test_lock_that_is_never_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_LOCK_LIMIT_S", 0.02)
+    store = CaptureStore(tmp_path)
+    with (tmp_path / "a.capture.jsonl").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            store.append("a", b"{}\n")
+        store.append("b", b"{}\n")
+    store.append("a", b"{}\n")
+    assert len(read_records(tmp_path, "a")) == 1
+
+
+@pytest.mark.parametrize("rollout", ["a", "A.b_c-9", "...", "x" * 200])
+def test_ids_that_name_files(rollout: str) -> None:
+    assert is_plain(rollout)
+    assert stem_of(rollout) == rollout
+
+
+@pytest.mark.parametrize("rollout", ["", ".", "..", "a/b", "a b", "ä", "a\n", "~", "x" * 201])
+def test_ids_that_do_not(rollout: str) -> None:
+    assert not is_plain(rollout)
+    assert stem_of(rollout) != stem_of(f"{rollout}x")
+    assert set(stem_of(rollout)) <= set("~0123456789abcdef")
+
+
+def test_rollouts_of_a_folder(tmp_path: Path) -> None:
+    store = CaptureStore(tmp_path)
+    store.append("b", b"{}\n")
+    store.append("a/b", b"{}\n")
+    store.mark_incomplete("c")
+    (tmp_path / "notes.txt").touch()
+    found = {rollout.name: rollout.is_incomplete for rollout in find_rollouts(tmp_path)}
+    assert found == {"b": False, "c": True, stem_of("a/b"): False}
+    assert list(Rollout(tmp_path, "c").calls()) == []
+    assert find_rollout(tmp_path, "a/b").name == find_rollout(tmp_path, stem_of("a/b")).name
+    with pytest.raises(FileNotFoundError, match="no captures of the rollout 'x'"):
+        find_rollout(tmp_path, "x")
+
+
+# --- the writer --------------------------------------------------------------------------------
+
+
+def call(rollout: str, budget: Budget, size_bytes: int = 10) -> Call:
+    async def never() -> None:
+        raise AssertionError
+
+    made = Call(rollout, "chat", {"headers": []}, never, lambda _: never(), budget)
+    made.keep(made.request, b"x" * size_bytes)
+    return made
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def gated(folder: Path, gate: threading.Event, limit_bytes: int = 1000) -> Writer:
+    """A writer that waits for a gate before each line."""
+
+    def line_of(call: Call) -> bytes:
+        gate.wait()
+        if call.rollout == "bad":
+            raise ZeroDivisionError
+        return msgspec.json.encode({"model_call_id": call.id}) + b"\n"
+
+    made = Writer(CaptureStore(folder), line_of, limit_bytes)
+    made.start()
+    return made
+
+
+def test_room_is_given_back_when_a_call_is_written(tmp_path: Path, gate: threading.Event) -> None:
+    """Until then there is none, and what finds no room is marked."""
+    writer = gated(tmp_path, gate)
+    writer.put(call("a", writer.budget, 600))
+    lost = call("b", writer.budget, 600)
+    assert lost.is_dropped
+    assert lost.request.pieces == []
+    writer.put(lost)
+    writer.put(call("a", writer.budget, 200))
+    gate.set()
+    writer.close(10)
+    assert names(tmp_path) == {"a.capture.jsonl", "b.capture.incomplete"}
+    assert len(read_records(tmp_path, "a")) == 2
+    assert writer.budget.take(1000)
+    assert not writer.budget.take(1)
+
+
+def test_call_that_loses_its_room_on_the_way() -> None:
+    """Its pieces' own weight counts, so that many small ones are no way around the limit."""
+    budget = Budget(300)
+    one = call("a", budget, 1)
+    for _ in range(3):
+        one.keep(one.reply, b"x")
+    assert one.is_dropped
+    assert one.reply.pieces == []
+    one.keep(one.reply, b"x")
+    assert budget.take(300)
+
+
+def test_line_that_fails_costs_no_other(
+    tmp_path: Path, gate: threading.Event, log_lines: list[EventDict]
+) -> None:
+    writer = gated(tmp_path, gate)
+    for rollout in ("a", "bad", "a"):
+        writer.put(call(rollout, writer.budget))
+    gate.set()
+    writer.close(10)
+    assert names(tmp_path) == {"a.capture.jsonl", "bad.capture.incomplete"}
+    assert len(read_records(tmp_path, "a")) == 2
+    [loss] = log_lines
+    assert (loss["rollout"], loss["why"]) == ("bad", "an unexpected error: ZeroDivisionError()")
+
+
+def test_folder_that_vanishes(
+    tmp_path: Path, gate: threading.Event, log_lines: list[EventDict]
+) -> None:
+    folder = tmp_path / "captures"
+    writer = gated(folder, gate)
+    folder.rmdir()
+    writer.put(call("a", writer.budget))
+    gate.set()
+    writer.close(10)
+    assert [line["event"] for line in log_lines] == [
+        *("a capture is lost", "a rollout cannot be marked")
+    ]
+
+
+def test_end_waits_for_a_slow_disk_only_so_long(
+    tmp_path: Path, gate: threading.Event, log_lines: list[EventDict]
+) -> None:
+    writer = gated(tmp_path, gate)
+    for _ in range(3):
+        writer.put(call("a", writer.budget))
+    writer.close(0.05)
+    assert [line["event"] for line in log_lines] == ["captures are lost"]
+
+
+# --- settings ----------------------------------------------------------------------------------
+
+
+def test_settings_of_captures(tmp_path: Path) -> None:
+    path = tmp_path / "dragoman.toml"
+    path.write_text(f'[capture]\ndir = "{tmp_path}"\nupstream = true\n')
+    assert load(path, {}).capture == Capture(dir=str(tmp_path), upstream=True)
+    assert load(None, {"capture.dir": "x"}).capture == Capture(dir="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[capture]\nupstream = true\n", "dragoman.toml:1: capture: "),
+        ('[capture]\ndir = ""\n', "dragoman.toml:2: capture.dir: "),
+        ('[capture]\ndir = "dragoman.toml"\n', "is a file; expected a folder"),
+        ('[capture]\ndir = "x"\nbuffer_bytes = 0\n', "dragoman.toml:3: capture.buffer_bytes: "),
+        ('[capture]\ndir = "x"\nfsnyc = true\n', "did you mean 'fsync'?"),
+    ],
+)
+def test_wrong_settings(
+    text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "dragoman.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load(path, {})
+    assert words in str(caught.value)
+
+
+def using(folder: Path) -> Settings:
+    demo = Upstream(demo=True)
+    return Settings(capture=Capture(dir=str(folder)), upstreams={"default": demo})
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "x"
+    with pytest.raises(SettingsError, match=r"capture\.dir: '.*/file/x': Not a directory"):
+        create_app(using(folder))
+
+
+def test_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(SettingsError, match="Permission denied"):
+        create_app(using(tmp_path))
