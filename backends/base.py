@@ -11,7 +11,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
 
     ``path`` is relative to the upstream's API root and begins with a slash, for instance
     ``/chat/completions``; ``body`` is the JSON text, empty for GET. ``session`` is the key of the
-    conversation, for backends that choose among servers; it is not sent.
+    conversation, for backends that choose among servers, and ``model`` the body's model, for those
+    that name it in the URL; neither is sent as such.
     """
 
     method: str
@@ -19,6 +20,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     headers: Sequence[tuple[str, str]] = ()
     body: bytes = b""
     session: str | None = None
+    model: str | None = None
 
 
 class UpstreamReply(Protocol):
