@@ -42,15 +42,32 @@ _TO_CALLER = frozenset(
 _RELAYED = _TO_CALLER | {"content-type", "content-encoding", "cache-control", "vary"}
 
 
+OURS = frozenset(
+    {
+        *("accept", "accept-encoding", "connection", "content-encoding", "content-length"),
+        *("content-type", "host", "transfer-encoding"),
+    }
+)
+"""Headers of requests to an upstream that only the proxy itself can know."""
+
+
 def to_upstream(
-    headers: Iterable[tuple[bytes, bytes]], *, is_stream: bool
+    headers: Iterable[tuple[bytes, bytes]],
+    *,
+    is_stream: bool,
+    extra: Mapping[str, str] | None = None,
 ) -> list[tuple[str, str]]:
-    """Headers of a request to an upstream, of those that the caller sent."""
+    """Headers of a request to an upstream: of those that the caller sent, and extra ones.
+
+    Extra ones, with lower-case names, replace the caller's.
+    """
     passed = [
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, value in headers
         if name in _TO_UPSTREAM
     ]
+    if extra:
+        passed = [*((k, v) for k, v in passed if k not in extra), *extra.items()]
     accept = "text/event-stream" if is_stream else "application/json"
     return [
         *passed,
@@ -69,12 +86,16 @@ def to_caller(headers: Mapping[str, str]) -> Headers:
     ]
 
 
-def relayed(headers: Mapping[str, str]) -> Headers:
-    """Headers of a relayed reply: those that describe its bytes as well."""
+def relayed(headers: Mapping[str, str], *, is_decoded: bool = False) -> Headers:
+    """Headers of a relayed reply: those that describe its bytes as well.
+
+    Without the content encoding if that ``is_decoded``.
+    """
     return [
         (name.encode("latin-1"), value.encode("latin-1"))
         for name, value in headers.items()
         if name in _RELAYED or name.startswith("x-ratelimit-")
+        if not (is_decoded and name == "content-encoding")
     ]
 
 

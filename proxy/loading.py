@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from proxy.model_settings import check_models
 from proxy.settings import CHOICES, Server, Settings, Upstream, key_of
 from proxy.tables import Place, SettingsError, fill
 from translators.profiles import PROFILES, Profile
@@ -81,16 +82,7 @@ def _check(settings: Settings, place: Place, environment: Mapping[str, str]) -> 
                     f"{place.of(f'upstreams.{name}.{at}')}: the proxy itself listens there; "
                     "choose another port for one of both"
                 )
-    names = [model.name for model in settings.models]
-    for i, model in enumerate(settings.models):
-        if model.name in names[:i]:
-            raise SettingsError(f"{place.of(f'models[{i}].name')}: '{model.name}' comes twice")
-        if model.upstream not in settings.upstreams:
-            known = ", ".join(settings.upstreams) or "none"
-            raise SettingsError(
-                f"{place.of(f'models[{i}].upstream')}: no upstream '{model.upstream}'; "
-                f"known: {known}"
-            )
+    check_models(settings, place, environment)
 
 
 def _check_upstream(

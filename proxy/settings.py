@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -14,6 +14,8 @@ from translators.wire import JSON
 
 DEFAULT = "default"
 """Name of the upstream that flags and ``DRAGOMAN_*`` variables describe."""
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 Limit = Annotated[float, Meta(gt=0)]
 """A duration in seconds."""
@@ -118,14 +120,20 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A public model name.
+    """A public model name, or many.
 
     Attributes:
-        name: What callers ask for.
+        name: What callers ask for; ``*`` in it stands for any text.
         upstream: The upstream that serves it.
         upstream_model: What the upstream calls it; the same name if absent.
         defaults: Request members to add where the caller is silent, in the upstream's dialect.
         sets: Request members to set whatever the caller says, in the upstream's dialect.
+        chat_template_kwargs: Arguments for the chat template, below those of the caller.
+        reasoning: Whether it is to reason, whatever the caller says.
+        overrides: Members of the upstream's profile that differ.
+        policy: Members of the policy that differ.
+        headers: More headers for the upstream; never shown.
+        headers_env: The same, from environment variables.
     """
 
     name: str
@@ -133,6 +141,12 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upstream_model: str | None = None
     defaults: dict[str, JSON] = {}
     sets: dict[str, JSON] = {}
+    chat_template_kwargs: dict[str, JSON] = {}
+    reasoning: bool | None = None
+    overrides: dict[str, JSON] = {}
+    policy: dict[str, JSON] = {}
+    headers: dict[str, str] = {}
+    headers_env: dict[str, str] = {}
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,8 +170,14 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 def profile_of(upstream: Upstream) -> Profile:
     """The profile of an upstream, with its overrides."""
-    base = msgspec.to_builtins(PROFILES[upstream.profile])
-    return msgspec.convert({**base, **upstream.overrides}, Profile)
+    return override(PROFILES[upstream.profile], upstream.overrides)
+
+
+def override(base: S, members: Mapping[str, JSON]) -> S:
+    """A Struct with some members changed, of JSON values that have been checked."""
+    if not members:
+        return base
+    return msgspec.convert({**msgspec.to_builtins(base), **members}, type(base))
 
 
 def key_of(upstream: Upstream, environment: Mapping[str, str] | None = None) -> str | None:
@@ -186,6 +206,8 @@ def public(settings: Settings) -> JSON:
             upstream["vllm"]["env"] = dict.fromkeys(upstream["vllm"]["env"], "(hidden)")
             upstream["vllm"]["args"] = shlex.split(printable(upstream["vllm"]["args"]))
             upstream["vllm"]["flags"] = printable_flags(upstream["vllm"]["flags"])
+    for model in tree["models"]:
+        model["headers"] = dict.fromkeys(model["headers"], "(hidden)")
     return _without_none(tree)
 
 
