@@ -92,7 +92,7 @@ class Exchange:
         self._record.model = head.model
         self._record.upstream = route.upstream.name
         self._record.is_stream = head.stream is True
-        dialect = await route.upstream.dialect()
+        dialect = route.speaks or await route.upstream.dialect(self._caller.dialect)
         self._record.upstream_dialect = dialect.value
         is_crossed = head.is_responses and self._caller.dialect is Dialect.CHAT
         if is_crossed:
@@ -227,7 +227,7 @@ class Exchange:
         )
         if not any(name == "x-request-id" for name, _ in headers):
             headers.append(("x-request-id", self._record.request_id))
-        request = UpstreamRequest("POST", path, headers, body, session, self._model)
+        request = UpstreamRequest("POST", path, headers, body, session, model=self._model)
         reply = await route.upstream.backend.send(request)
         self._record.upstream_answered()
         return reply

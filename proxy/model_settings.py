@@ -13,6 +13,7 @@ from proxy.tables import Place, SettingsError, fill
 from translators.profiles import Policy, Profile
 from translators.wire import JSON
 
+_SPEAKS = ("chat", "responses")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
 
@@ -35,6 +36,9 @@ def check_models(settings: Settings, place: Place, environment: Mapping[str, str
             raise SettingsError(
                 f"{place.of(f'{at}.upstream')}: no upstream '{model.upstream}'; known: {known}"
             )
+        if model.speaks not in (None, *_SPEAKS):
+            words = ", ".join(_SPEAKS)
+            raise SettingsError(f"{place.of(f'{at}.speaks')}: '{model.speaks}' is none of {words}")
         _check_members(profile_of(upstream), model.overrides, f"{at}.overrides", place)
         _check_members(settings.policy, model.policy, f"{at}.policy", place)
         for name, members in (("defaults", model.defaults), ("sets", model.sets)):

@@ -1,7 +1,6 @@
 """From a model's name to the upstream that serves it, and to the dialect it is spoken to in."""
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -44,10 +43,11 @@ class Upstream:
     """A backend with what is known of it."""
 
     def __init__(self, backend: Backend, profile: Profile, speaks: str) -> None:
-        """Describe a backend; ``speaks`` is ``chat``, ``responses`` or ``auto``."""
+        """Describe a backend; ``speaks`` is ``chat``, ``responses``, ``both`` or ``auto``."""
         self.backend = backend
         self.profile = profile
-        self._dialect = None if speaks == "auto" else Dialect(speaks)
+        self.speaks_both = speaks == "both"
+        self._dialect = Dialect(speaks) if speaks in tuple(Dialect) else None
         self._asking = asyncio.Lock()
 
     @property
@@ -55,12 +55,14 @@ class Upstream:
         """The backend's name."""
         return self.backend.name
 
-    async def dialect(self) -> Dialect:
-        """The dialect to speak, asked of the upstream once where it is not set.
+    async def dialect(self, caller: Dialect = Dialect.CHAT) -> Dialect:
+        """The dialect to speak on behalf of a caller; asked of the upstream once if it is not set.
 
         Raises:
             BackendError: The upstream does not answer.
         """
+        if self.speaks_both:
+            return caller
         if self._dialect is None:
             async with self._asking:
                 if self._dialect is None:
@@ -97,6 +99,7 @@ class Route:
         profile: How it wants to be spoken to.
         policy: What the operator decided about translations.
         shaping: What is changed in requests.
+        speaks: The dialect, where it is not the upstream's.
         public_model: The configured public name, ``None`` if names pass through.
         headers: More headers for the upstream.
     """
@@ -105,6 +108,7 @@ class Route:
     profile: Profile
     policy: Policy
     shaping: Shaping = PLAIN
+    speaks: Dialect | None = None
     public_model: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -139,7 +143,7 @@ class Router:
         self._routes = {model.name: self._route(model, policy) for model in models}
         patterns = [model for model in models if "*" in model.name]
         patterns.sort(key=lambda model: len(model.name.replace("*", "")), reverse=True)
-        self._patterns = [(_pattern(m.name), self._routes.pop(m.name)) for m in patterns]
+        self._patterns = [(m.name.split("*"), self._routes.pop(m.name)) for m in patterns]
 
     def find(self, model: JSON) -> Route:
         """The route of a model.
@@ -160,8 +164,8 @@ class Router:
 
     def _match(self, model: str) -> Route | None:
         """The route of a name that is not listed, ``None`` if no pattern fits."""
-        for pattern, route in self._patterns:
-            if pattern.fullmatch(model):
+        for pieces, route in self._patterns:
+            if _fits(model, pieces):
                 return replace(route, public_model=model)
         return None
 
@@ -172,9 +176,10 @@ class Router:
             upstream,
             profile,
             override(policy, model.policy),
-            shaping_of(model, profile),
-            model.name,
-            headers_of(model),
+            shaping=shaping_of(model, profile),
+            speaks=None if model.speaks is None else Dialect(model.speaks),
+            public_model=model.name,
+            headers=headers_of(model),
         )
 
     async def models(self, headers: Sequence[tuple[str, str]] = ()) -> list[JSON]:
@@ -221,8 +226,21 @@ class Router:
         return dict(zip(self.upstreams, reasons, strict=True))
 
 
-def _pattern(name: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, name.split("*"))), re.DOTALL)
+def _fits(name: str, pieces: Sequence[str]) -> bool:
+    """Whether a name is these pieces, in order, with any text between them.
+
+    In linear time, since names come from callers.
+    """
+    first, *between, last = pieces
+    at, end = len(first), len(name) - len(last)
+    if at > end or not (name.startswith(first) and name.endswith(last)):
+        return False
+    for piece in between:
+        at = name.find(piece, at, end)
+        if at < 0:
+            return False
+        at += len(piece)
+    return True
 
 
 async def _try_to_list(

@@ -8,12 +8,16 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from backends.azure import Auth, Form
 from backends.vllm_command import printable, printable_flags
 from translators.profiles import PROFILES, Policy, Profile
 from translators.wire import JSON
 
 DEFAULT = "default"
 """Name of the upstream that flags and ``DRAGOMAN_*`` variables describe."""
+
+NAMES_UPSTREAM = ("url", "preset", "vllm.model")
+"""Members of an upstream with which flags and variables say which one it is."""
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -87,16 +91,37 @@ class VLLM(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     restart_wait_s: Annotated[float, Meta(ge=0)] = 0.0
 
 
-class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One upstream: a URL, the URLs of replicas, a vLLM to spawn, or the embedded demo.
+class Azure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An Azure OpenAI resource.
 
     Attributes:
+        endpoint: The resource, such as ``https://name.openai.azure.com``.
+        form: ``v1`` (``/openai/v1/...``) or ``deployments`` (``/openai/deployments/...``).
+        api_version: Date of the API, or ``preview``; ``deployments`` needs one.
+        deployment: Deployment for all requests; else the upstream's model name is that of one.
+        auth: Whether the upstream's key is an ``api-key`` or a ``bearer`` token.
+    """
+
+    endpoint: str
+    form: Form = Form.V1
+    api_version: str | None = None
+    deployment: str | None = None
+    auth: Auth = Auth.API_KEY
+
+
+class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One upstream: a URL, the URLs of replicas, Azure, a vLLM to spawn, or the embedded demo.
+
+    Attributes:
+        preset: A known provider or server, whose members hold where these are absent.
         url: API root, such as ``http://127.0.0.1:8000/v1``.
         urls: API roots of servers that serve the same.
         eject_after: Consecutive failures after which one of ``urls`` is left out for a while.
+        azure: An Azure OpenAI resource.
         vllm: A vLLM to spawn.
         demo: Whether it is the embedded demo.
-        speaks: ``chat``, ``responses`` or ``auto``, which asks the upstream once.
+        speaks: ``chat``, ``responses``, ``both``, which follows the caller, or ``auto``, which asks
+            the upstream once.
         key: Key to send; never shown.
         key_env: Environment variable that holds the key.
         profile: Name of the profile that says how it wants to be spoken to.
@@ -105,8 +130,10 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         read_timeout_s: Limit for the silence between two reads.
     """
 
+    preset: str | None = None
     url: str | None = None
     urls: Annotated[list[str], Meta(min_length=1)] | None = None
+    azure: Azure | None = None
     vllm: VLLM | None = None
     demo: bool = False
     speaks: str = "auto"
@@ -126,6 +153,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: What callers ask for; ``*`` in it stands for any text.
         upstream: The upstream that serves it.
         upstream_model: What the upstream calls it; the same name if absent.
+        speaks: ``chat`` or ``responses``, where it differs from the upstream's.
         defaults: Request members to add where the caller is silent, in the upstream's dialect.
         sets: Request members to set whatever the caller says, in the upstream's dialect.
         chat_template_kwargs: Arguments for the chat template, below those of the caller.
@@ -139,6 +167,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     upstream: str = DEFAULT
     upstream_model: str | None = None
+    speaks: str | None = None
     defaults: dict[str, JSON] = {}
     sets: dict[str, JSON] = {}
     chat_template_kwargs: dict[str, JSON] = {}
@@ -162,7 +191,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("auto", "json", "console"),
-    "speaks": ("auto", "chat", "responses"),
+    "speaks": ("auto", "chat", "responses", "both"),
     "profile": tuple(PROFILES),
 }
 """Settings whose values are words of a list, by path or last name."""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from backends.azure import AzureBackend, root_of
 from backends.base import Backend
 from backends.demo import DemoBackend
 from backends.leftovers import state_folder
@@ -34,7 +35,7 @@ def build_upstream(name: str, upstream: config.Upstream) -> Upstream:
         SettingsError: A vLLM argument would make it unreachable.
     """
     speaks = upstream.speaks
-    if speaks == "auto" and (upstream.vllm is not None or upstream.demo):
+    if speaks == "auto" and (upstream.vllm or upstream.azure or upstream.demo):
         speaks = "chat"
     return Upstream(_build_backend(name, upstream), config.profile_of(upstream), speaks)
 
@@ -69,6 +70,16 @@ def _build_backend(name: str, upstream: config.Upstream) -> Backend:
         except ValueError as error:
             raise SettingsError(f"upstreams.{name}.vllm: {error}") from error
     key = config.key_of(upstream)
+    if upstream.azure is not None:
+        azure = upstream.azure
+        return AzureBackend(
+            connect(root_of(azure.endpoint, azure.form), None),
+            form=azure.form,
+            api_version=azure.api_version,
+            deployment=azure.deployment,
+            auth=azure.auth,
+            key=key,
+        )
     if upstream.urls is not None:
         replicas = {url.rstrip("/"): connect(url, key) for url in upstream.urls}
         return ReplicaSet(name, replicas, ejection=Ejection(after=upstream.eject_after))
