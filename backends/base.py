@@ -11,9 +11,9 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
 
     ``path`` is relative to the upstream's API root and begins with a slash, for instance
     ``/chat/completions``; ``body`` is the JSON text or form, empty for GET. ``session`` is the key
-    of the conversation, for backends that choose among servers; it is not sent. With
-    ``is_at_root`` the path is relative to the server's root instead, which lacks the API root's
-    ``/v1``.
+    of the conversation, for backends that choose among servers, and ``model`` the body's model,
+    for those that name it in the URL; neither is sent as such. With ``is_at_root`` the path is
+    relative to the server's root instead, which lacks the API root's ``/v1``.
     """
 
     method: str
@@ -22,6 +22,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     body: bytes = b""
     session: str | None = None
     is_at_root: bool = False
+    model: str | None = None
 
 
 class UpstreamReply(Protocol):

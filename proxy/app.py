@@ -48,9 +48,9 @@ def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) 
         SettingsError: Captures cannot be written where the settings say.
     """
     upstreams = build_upstreams(settings) if upstreams is None else upstreams
-    router = Router(upstreams, settings.models, int(time.time()))
+    router = Router(upstreams, settings.models, int(time.time()), settings.policy)
     vault = Vault(secret_of(settings.server))
-    services = Services(router, settings.policy, vault, settings.server.heartbeat_s)
+    services = Services(router, vault, settings.server.heartbeat_s)
     gateway = Gateway(services, settings.server.max_body_bytes)
     answer: Handle = gateway.handle
     recorder = _recorder(settings)

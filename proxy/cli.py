@@ -18,7 +18,7 @@ from proxy.log import configure
 from proxy.options import add_flags, overrides
 from proxy.running import Spawned, ask_running
 from proxy.serve import PortTaken, serve
-from proxy.settings import DEFAULT, Settings, Upstream, public
+from proxy.settings import DEFAULT, NAMES_UPSTREAM, Settings, Upstream, public
 from proxy.tables import SettingsError
 from proxy.translate import KINDS, add_translate_flags, translate
 from proxy.upstreams import build_upstream
@@ -70,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     serving = commands.add_parser(
         "serve",
         help="run the proxy",
-        description="Run the proxy. Without --upstream, --vllm or a settings file it uses "
-        "OPENAI_BASE_URL, else a known local server, else an embedded demo model.",
+        description="Run the proxy. Without --upstream, --preset, --vllm or a settings file it "
+        "uses OPENAI_BASE_URL, else a known local server, else an embedded demo model.",
         epilog="Everything after -- goes to vLLM.",
     )
     add_flags(serving)
@@ -96,13 +96,15 @@ def _settings(options: argparse.Namespace, vllm_args: Sequence[str]) -> Settings
         if f"{vllm}.model" not in found and path is None:
             raise SettingsError("arguments after -- are for vLLM: name its model with --vllm")
         found[f"{vllm}.args"] = list(vllm_args)
-    only_refines = not any(f"upstreams.{DEFAULT}.{name}" in found for name in ("url", "vllm.model"))
+    only_refines = not any(f"upstreams.{DEFAULT}.{name}" in found for name in NAMES_UPSTREAM)
     if path is None and only_refines and os.environ.get("OPENAI_BASE_URL"):
         found[f"upstreams.{DEFAULT}.url"] = os.environ["OPENAI_BASE_URL"]
-    if path is None and f"upstreams.{DEFAULT}.url" not in found:
-        refined = [p for p in found if p.startswith(f"upstreams.{DEFAULT}.")]
-        if refined and f"upstreams.{DEFAULT}.vllm.model" not in found:
-            raise SettingsError(f"{refined[0]}: name the upstream too, with --upstream or --vllm")
+        only_refines = False
+    refined = [p for p in found if p.startswith(f"upstreams.{DEFAULT}.")]
+    if path is None and only_refines and refined:
+        raise SettingsError(
+            f"{refined[0]}: name the upstream too, with --upstream, --preset or --vllm"
+        )
     return load(None if path is None else Path(path), found)
 
 
@@ -134,6 +136,8 @@ async def _choose_upstream(settings: Settings) -> tuple[Settings, str]:
 def _describe(name: str, upstream: Upstream) -> str:
     if upstream.vllm is not None:
         return f"{name}: vLLM with {upstream.vllm.model}"
+    if upstream.azure is not None:
+        return f"{name}: Azure at {upstream.azure.endpoint}"
     urls = [upstream.url] if upstream.url is not None else upstream.urls or []
     return f"{name}: {', '.join(urls) or 'the embedded demo model'}"
 
@@ -167,7 +171,8 @@ async def _probe(name: str, settings: Upstream, running: Mapping[str, Spawned]) 
         return False, "does not answer in time"
     finally:
         await upstream.backend.aclose()
-    return True, f"answers, and is spoken to in {dialect.value}"
+    spoken = "its callers' dialect" if upstream.speaks_both else dialect.value
+    return True, f"answers, and is spoken to in {spoken}"
 
 
 def _judge(spawned: Spawned | None) -> tuple[bool, str]:

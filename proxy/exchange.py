@@ -15,15 +15,15 @@ from proxy.relay import pass_back
 from proxy.replies import read_error_body, read_response, translate_stream
 from proxy.routing import Route, Router
 from proxy.session import session_of
+from proxy.shaping import Change
 from translators import CODECS
 from translators.codec import Codec
 from translators.context import Context, Seal
 from translators.dialect import Dialect
 from translators.errors import ErrorInfo
-from translators.profiles import Policy
 from translators.responses.compaction import as_compaction, ask_for_summary
 from translators.translation import Translation, random_id
-from translators.wire import JSON, decode_object, encode, peek, splice
+from translators.wire import JSON, decode_object, encode, open_members, peek
 
 _RESPONSES = CODECS[Dialect.RESPONSES]
 _RESPONSES_IN_CHAT = replace(
@@ -41,13 +41,11 @@ class Services:
 
     Attributes:
         router: Where requests go.
-        policy: What the operator decided about translations.
         seal: Seals reasoning and summaries for the callers that keep them.
         heartbeat_s: Seconds of silence after which a stream shows that it is alive; 0 for never.
     """
 
     router: Router
-    policy: Policy
     seal: Seal
     heartbeat_s: float
 
@@ -56,8 +54,8 @@ class Services:
         return Context(
             new_id=random_id,
             now=time.time,
-            profile=route.upstream.profile,
-            policy=self.policy,
+            profile=route.profile,
+            policy=route.policy,
             public_model=route.public_model,
             seal=self.seal,
         )
@@ -80,6 +78,7 @@ class Exchange:
         self._headers = headers
         self._answer = answer
         self._record = record
+        self._model: str | None = None
 
     async def run(self, body: bytes, *, compacts: bool = False) -> None:
         """Answer the request with this body; with ``compacts`` the conversation is summed up.
@@ -93,45 +92,52 @@ class Exchange:
         self._record.model = head.model
         self._record.upstream = route.upstream.name
         self._record.is_stream = head.stream is True
-        dialect = await route.upstream.dialect()
+        dialect = route.speaks or await route.upstream.dialect(self._caller.dialect)
         self._record.upstream_dialect = dialect.value
         is_crossed = head.is_responses and self._caller.dialect is Dialect.CHAT
         if is_crossed:
             self._caller = _RESPONSES_IN_CHAT
+        change = route.shaping.change(head, dialect)
+        if isinstance(head.model, str):
+            self._model = route.shaping.model or head.model
         if dialect is self._caller.dialect and not is_crossed:
             path = self._caller.path + ("/compact" if compacts else "")
-            await self._relay(body, route, path)
+            await self._relay(body, route, change, path)
         else:
             document = decode_object(body)
-            await self._translate(document, route, CODECS[dialect], compacts=compacts)
+            await self._translate(document, route, change, CODECS[dialect], compacts=compacts)
 
     async def refuse(self, error: ErrorInfo, headers: Headers | None = None) -> None:
         """Answer with an error in the caller's dialect; see ``Answer.refuse``."""
         await self._answer.refuse(error, self._caller.write_error(error), headers)
 
-    async def _relay(self, body: bytes, route: Route, path: str) -> None:
-        """Pass bytes both ways, apart from the members that the route changes."""
+    async def _relay(self, body: bytes, route: Route, change: Change | None, path: str) -> None:
+        """Pass bytes both ways, apart from the members that change."""
         session = self._session(route, body)
-        members: dict[str, JSON] = dict(route.sets)
-        if route.public_model is not None and route.upstream_model != route.public_model:
-            members["model"] = route.upstream_model
-        if members or route.defaults:
-            body = splice(body, members, route.defaults)
+        restores = None if change is None else change.restores
+        if change is not None:
+            body = encode(change.apply(open_members(body)))
         reply = await self._call(route, path, body, session)
-        await pass_back(reply, self._answer, self._record, self._caller)
+        await pass_back(reply, self._answer, self._record, self._caller, restores)
 
     async def _translate(
-        self, document: dict[str, JSON], route: Route, upstream: Codec, *, compacts: bool
+        self,
+        document: dict[str, JSON],
+        route: Route,
+        change: Change | None,
+        upstream: Codec,
+        *,
+        compacts: bool,
     ) -> None:
         session = self._session(route, document)
         ctx = self._services.context(route)
         self._record.losses = ctx.losses
         translation = Translation(self._caller, upstream, ctx)
-        renamed = None if route.public_model is None else route.upstream_model
         if compacts:
             document = ask_for_summary(document)
-        outgoing = translation.request(document, upstream_model=renamed)
-        outgoing = {**route.defaults, **outgoing, **route.sets}
+        outgoing = translation.request(document)
+        if change is not None:
+            outgoing = change.apply(outgoing)
         reply = await self._call(route, upstream.path, encode(outgoing), session)
         headers = pass_headers.to_caller(reply.headers)
         try:
@@ -194,10 +200,12 @@ class Exchange:
     async def _call(
         self, route: Route, path: str, body: bytes, session: str | None
     ) -> UpstreamReply:
-        headers = pass_headers.to_upstream(self._headers, is_stream=self._record.is_stream)
+        headers = pass_headers.to_upstream(
+            self._headers, is_stream=self._record.is_stream, extra=route.headers
+        )
         if not any(name == "x-request-id" for name, _ in headers):
             headers.append(("x-request-id", self._record.request_id))
-        request = UpstreamRequest("POST", path, headers, body, session)
+        request = UpstreamRequest("POST", path, headers, body, session, model=self._model)
         reply = await route.upstream.backend.send(request)
         self._record.upstream_answered()
         if self._record.watch is not None:

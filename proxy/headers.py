@@ -48,15 +48,32 @@ _RELAYED = _TO_CALLER | {
 _IN_QUERY = string.punctuation.replace("#", "")
 
 
+OURS = frozenset(
+    {
+        *("accept", "accept-encoding", "connection", "content-encoding", "content-length"),
+        *("content-type", "host", "transfer-encoding"),
+    }
+)
+"""Headers of requests to an upstream that only the proxy itself can know."""
+
+
 def to_upstream(
-    headers: Iterable[tuple[bytes, bytes]], *, is_stream: bool
+    headers: Iterable[tuple[bytes, bytes]],
+    *,
+    is_stream: bool,
+    extra: Mapping[str, str] | None = None,
 ) -> list[tuple[str, str]]:
-    """Headers of a request to an upstream, of those that the caller sent."""
+    """Headers of a request to an upstream: of those that the caller sent, and extra ones.
+
+    Extra ones, with lower-case names, replace the caller's.
+    """
     passed = [
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, value in headers
         if name in _TO_UPSTREAM
     ]
+    if extra:
+        passed = [*((k, v) for k, v in passed if k not in extra), *extra.items()]
     accept = "text/event-stream" if is_stream else "application/json"
     return [
         *passed,
@@ -67,7 +84,10 @@ def to_upstream(
 
 
 def to_relayed(
-    headers: Iterable[tuple[bytes, bytes]], content_type: str, request_id: str
+    headers: Iterable[tuple[bytes, bytes]],
+    content_type: str,
+    request_id: str,
+    extra: Mapping[str, str],
 ) -> list[tuple[str, str]]:
     """Headers of a relayed request, of those that the caller sent, ``accept`` among them.
 
@@ -75,12 +95,15 @@ def to_relayed(
         headers: The caller's.
         content_type: That of the body, "" if there is none.
         request_id: What to send if the caller sent none.
+        extra: More headers, with lower-case names; they replace the caller's.
     """
     passed = [
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, value in headers
         if name in _TO_UPSTREAM or name == b"accept"
     ]
+    if extra:
+        passed = [*((k, v) for k, v in passed if k not in extra), *extra.items()]
     if not any(name == "x-request-id" for name, _ in passed):
         passed.append(("x-request-id", request_id))
     if content_type:
@@ -111,12 +134,16 @@ def to_caller(headers: Mapping[str, str]) -> Headers:
     ]
 
 
-def relayed(headers: Mapping[str, str]) -> Headers:
-    """Headers of a relayed reply: those that describe its bytes as well."""
+def relayed(headers: Mapping[str, str], *, is_decoded: bool = False) -> Headers:
+    """Headers of a relayed reply: those that describe its bytes as well.
+
+    Without the content encoding if that ``is_decoded``.
+    """
     return [
         (name.encode("latin-1"), value.encode("latin-1"))
         for name, value in headers.items()
         if name in _RELAYED or name.startswith("x-ratelimit-")
+        if not (is_decoded and name == "content-encoding")
     ]
 
 

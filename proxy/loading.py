@@ -9,7 +9,19 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from proxy.settings import CHOICES, Capture, Server, Settings, Upstream, key_of
+from backends.azure import Form
+from proxy.model_settings import check_models
+from proxy.presets import PRESETS, complete
+from proxy.settings import (
+    CHOICES,
+    NAMES_UPSTREAM,
+    Azure,
+    Capture,
+    Server,
+    Settings,
+    Upstream,
+    key_of,
+)
 from proxy.surface import read_endpoints
 from proxy.tables import Place, SettingsError, fill
 from proxy.vllm_table import gather_flags
@@ -45,14 +57,16 @@ def load(
     for dotted, value in overrides.items():
         _set(tree, dotted.split("."), value, overrides)
     place = Place(path, text)
+    environment = os.environ if environment is None else environment
     upstreams = tree.get("upstreams")
     if isinstance(upstreams, dict):  # each for itself, since errors in a table lack its key
         for name, upstream in upstreams.items():
+            upstreams[name] = upstream = complete(upstream, environment)
             if isinstance(upstream, dict) and isinstance(vllm := upstream.get("vllm"), dict):
                 upstream["vllm"] = gather_flags(vllm, f"upstreams.{name}.vllm", place)
             fill(Upstream, upstream, f"upstreams.{name}", place)
     settings = fill(Settings, tree, "", place)
-    _check(settings, place, os.environ if environment is None else environment)
+    _check(settings, place, environment)
     return settings
 
 
@@ -64,8 +78,8 @@ def _set(
         below = tree.setdefault(name, {})
         if not isinstance(below, dict):
             return  # which is an error by itself
-        if ".".join(path) in (f"upstreams.{name}.url", f"upstreams.{name}.vllm.model"):
-            for kind in ("url", "urls", "vllm", "demo"):
+        if ".".join(path) in (f"upstreams.{name}.{member}" for member in NAMES_UPSTREAM):
+            for kind in ("preset", "url", "urls", "azure", "vllm", "demo"):
                 if not any(p.startswith(f"upstreams.{name}.{kind}") for p in overrides):
                     below.pop(kind, None)
         tree = below
@@ -91,16 +105,7 @@ def _check(settings: Settings, place: Place, environment: Mapping[str, str]) -> 
                     f"{place.of(f'upstreams.{name}.{at}')}: the proxy itself listens there; "
                     "choose another port for one of both"
                 )
-    names = [model.name for model in settings.models]
-    for i, model in enumerate(settings.models):
-        if model.name in names[:i]:
-            raise SettingsError(f"{place.of(f'models[{i}].name')}: '{model.name}' comes twice")
-        if model.upstream not in settings.upstreams:
-            known = ", ".join(settings.upstreams) or "none"
-            raise SettingsError(
-                f"{place.of(f'models[{i}].upstream')}: no upstream '{model.upstream}'; "
-                f"known: {known}"
-            )
+    check_models(settings, place, environment)
 
 
 def _check_capture(capture: Capture | None, place: Place) -> None:
@@ -115,9 +120,13 @@ def _check_capture(capture: Capture | None, place: Place) -> None:
 def _check_upstream(
     at: str, upstream: Upstream, place: Place, environment: Mapping[str, str]
 ) -> None:
-    kinds = [upstream.url, upstream.urls, upstream.vllm, upstream.demo or None]
+    if upstream.preset is not None:
+        _check_word(f"{at}.preset", upstream.preset, tuple(PRESETS), place)
+    kinds = [upstream.url, upstream.urls, upstream.azure, upstream.vllm, upstream.demo or None]
     if sum(kind is not None for kind in kinds) != 1:
-        raise SettingsError(f"{place.of(at)}: set exactly one of url, urls, vllm and demo")
+        raise SettingsError(
+            f"{place.of(at)}: set exactly one of preset, url, urls, azure, vllm and demo"
+        )
     known: set[str] = set()
     for name, url in _urls_of(upstream):
         if not _is_root(url):
@@ -128,6 +137,7 @@ def _check_upstream(
         if url.rstrip("/") in known:
             raise SettingsError(f"{place.of(f'{at}.{name}')}: '{url}' comes twice")
         known.add(url.rstrip("/"))
+    _check_azure(f"{at}.azure", upstream.azure, place)
     _check_word(f"{at}.speaks", upstream.speaks, CHOICES["speaks"], place)
     _check_word(f"{at}.profile", upstream.profile, CHOICES["profile"], place)
     _check_variable(f"{at}.key_env", upstream.key_env, place, environment)
@@ -141,10 +151,26 @@ def _check_upstream(
     fill(Profile, {**base, **upstream.overrides}, f"{at}.overrides", place)
 
 
+def _check_azure(at: str, azure: Azure | None, place: Place) -> None:
+    if azure is None:
+        return
+    if re.search(r"/openai(/|$)", urlsplit(azure.endpoint).path):
+        raise SettingsError(f"{place.of(f'{at}.endpoint')}: leave out /openai and all behind it")
+    if azure.form is Form.DEPLOYMENTS and azure.api_version is None:
+        raise SettingsError(f"{place.of(at)}: the form 'deployments' needs an api_version")
+    if azure.form is Form.V1 and azure.deployment is not None:
+        raise SettingsError(
+            f"{place.of(f'{at}.deployment')}: the form 'v1' names it in the body: "
+            "set a model's upstream_model, or the form 'deployments'"
+        )
+
+
 def _urls_of(upstream: Upstream) -> list[tuple[str, str]]:
     """The URLs of an upstream, each with the setting that holds it."""
     if upstream.url is not None:
         return [("url", upstream.url)]
+    if upstream.azure is not None:
+        return [("azure.endpoint", upstream.azure.endpoint)]
     return [(f"urls[{i}]", url) for i, url in enumerate(upstream.urls or ())]
 
 

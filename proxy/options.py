@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.settings import CHOICES, DEFAULT
+from proxy.presets import PRESETS
+from proxy.settings import CHOICES, DEFAULT, NAMES_UPSTREAM
 from proxy.tables import SettingsError
 from translators.profiles import HostedTools, ReasoningAs
 from translators.wire import JSON
@@ -46,6 +47,13 @@ OPTIONS = (
         f"{_UPSTREAM}.url",
         "API root of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1",
         metavar="URL",
+    ),
+    Option(
+        "preset",
+        f"{_UPSTREAM}.preset",
+        "a known provider or server as the upstream: its URL, key variable and profile",
+        choices=tuple(PRESETS),
+        metavar="NAME",
     ),
     Option(
         "upstream-speaks",
@@ -128,7 +136,7 @@ def overrides(arguments: argparse.Namespace, environment: Mapping[str, str]) -> 
     """
     flags = {o.path: getattr(arguments, o.name.replace("-", "_")) for o in OPTIONS}
     found = {path: value for path, value in flags.items() if value is not None}
-    rivals = {f"{_UPSTREAM}.url", f"{_UPSTREAM}.vllm.model"}
+    rivals = {f"{_UPSTREAM}.{name}" for name in NAMES_UPSTREAM}
     for option in OPTIONS:
         text = environment.get(option.variable)
         if text is None or option.path in found:

@@ -1,6 +1,7 @@
 """Endpoints whose requests and replies pass unread, apart from the model's name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from backends.base import Backend, UpstreamReply, UpstreamRequest
 from backends.errors import BackendError
@@ -10,6 +11,7 @@ from proxy.broken_stream import last_frame
 from proxy.errors import info_of
 from proxy.multipart import find_field
 from proxy.record import Record
+from proxy.restoring import restore
 from proxy.routing import Router
 from proxy.session import session_of
 from proxy.surface import Endpoint
@@ -17,15 +19,19 @@ from proxy.usage import UsageTap
 from translators.codec import Codec
 from translators.envelope import read_error, write_error
 from translators.errors import ErrorInfo, MalformedRequest
-from translators.wire import JSON, peek, splice
+from translators.wire import JSON, encode, open_members, peek
 
 _JSON = "application/json"
 
 
 async def pass_back(
-    reply: UpstreamReply, answer: Answer, record: Record, caller: Codec | None = None
+    reply: UpstreamReply,
+    answer: Answer,
+    record: Record,
+    caller: Codec | None = None,
+    restores: Mapping[str, JSON] | None = None,
 ) -> None:
-    """Pass a reply on unread, and close it.
+    """Pass a reply on unread, apart from members to restore, and close it.
 
     A stream that breaks off ends with an error in the caller's dialect, if it is given.
 
@@ -36,9 +42,10 @@ async def pass_back(
     try:
         if reply.status >= 400:
             record.fail(read_error(reply.status, b"", {}))
-        await answer.start(reply.status, pass_headers.relayed(reply.headers))
+        headers = pass_headers.relayed(reply.headers, is_decoded=bool(restores))
+        await answer.start(reply.status, headers)
         try:
-            async for chunk in reply.chunks():
+            async for chunk in restore(reply, restores) if restores else reply.chunks():
                 tap.feed(chunk)
                 await answer.write(chunk)
         except BackendError as error:
@@ -52,6 +59,15 @@ async def pass_back(
     finally:
         record.usage = tap.usage()
         await reply.aclose()
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Where a request goes, what the model is called there, and more headers for it."""
+
+    backend: Backend
+    model: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Relay:
@@ -88,59 +104,66 @@ class Relay:
         content_type = pass_headers.value_of(self._headers, b"content-type")
         is_form = content_type.lower().startswith("multipart/form-data")
         if is_form:
-            backend, body = self._direct_form(body, content_type)
+            way, body = self._direct_form(body, content_type)
         else:
             content_type = _JSON if body else ""
-            backend, body = self._direct(body)
+            way, body = self._direct(body)
+        backend = way.backend
         self._record.upstream = backend.name
         wants_session = getattr(backend, "wants_session", False)
         request = UpstreamRequest(
             self._endpoint.method,
             self._endpoint.upstream_path + pass_headers.query(self._query),
-            pass_headers.to_relayed(self._headers, content_type, self._record.request_id),
+            pass_headers.to_relayed(
+                self._headers, content_type, self._record.request_id, way.headers
+            ),
             body,
             session_of(self._headers, {}) if wants_session else None,
             is_at_root=self._endpoint.is_at_root,
+            model=way.model,
         )
         reply = await backend.send(request)
         self._record.upstream_answered()
-        await pass_back(reply, self._answer, self._record)
+        asked = self._record.model
+        restores = None if way.model in (None, asked) else {"model": asked}
+        await pass_back(reply, self._answer, self._record, restores=restores)
 
     async def refuse(self, error: ErrorInfo) -> None:
         """Answer with an error in OpenAI's envelope; see ``Answer.refuse``."""
         await self._answer.refuse(error, write_error(error, {}))
 
-    def _direct(self, body: bytes) -> tuple[Backend, bytes]:
+    def _direct(self, body: bytes) -> tuple[_Way, bytes]:
         """Where JSON text, or nothing, goes, and with which bytes."""
         if not body:
-            return self._find(None)[0], body
+            return self._find(None), body
         head = peek(body)
         self._record.is_stream = head.stream is True
-        backend, renamed = self._find(head.model)
-        return backend, body if renamed is None else splice(body, {"model": renamed}, {})
+        way = self._find(head.model)
+        if way.model is None or way.model == head.model:
+            return way, body
+        return way, encode({**open_members(body), "model": way.model})
 
-    def _direct_form(self, body: bytes, content_type: str) -> tuple[Backend, bytes]:
+    def _direct_form(self, body: bytes, content_type: str) -> tuple[_Way, bytes]:
         """Where a form goes, and with which bytes."""
         at = find_field(body, content_type, "model")
         if at is None:
-            return self._find(None)[0], body
-        backend, renamed = self._find(body[at].decode("utf-8", "replace"))
-        if renamed is None:
-            return backend, body
-        return backend, body[: at.start] + str(renamed).encode() + body[at.stop :]
+            return self._find(None), body
+        way = self._find(body[at].decode("utf-8", "replace"))
+        if way.model is None:
+            return way, body
+        return way, body[: at.start] + way.model.encode() + body[at.stop :]
 
-    def _find(self, model: JSON) -> tuple[Backend, JSON]:
-        """The backend of a model, and the upstream's name for it if that differs."""
+    def _find(self, model: JSON) -> _Way:
         self._record.model = model
         upstreams = self._router.upstreams
         if model is None and len(upstreams) == 1:
             (only,) = upstreams.values()
-            return only.backend, None
+            return _Way(only.backend)
         if model is None and self._endpoint.method == "GET":
             raise MalformedRequest(
                 f"GET {self._endpoint.path} names no model, and there are several upstreams: it "
                 "can be relayed only where there is one."
             )
         route = self._router.find(model)
-        is_renamed = route.public_model is not None and route.upstream_model != model
-        return route.upstream.backend, route.upstream_model if is_renamed else None
+        renamed = route.shaping.model or (model if isinstance(model, str) else None)
+        return _Way(route.upstream.backend, renamed, route.headers)

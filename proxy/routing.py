@@ -2,18 +2,25 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from backends.base import Backend, UpstreamRequest
 from backends.errors import BackendError
 from proxy.bodies import BodyError, collect, decompress
-from proxy.settings import Model
+from proxy.model_settings import headers_of, shaping_of
+from proxy.settings import Model, override
+from proxy.shaping import PLAIN, Shaping
 from translators import CODECS
 from translators.dialect import Dialect
-from translators.errors import CallerError, MalformedRequest, UpstreamProtocolError
-from translators.profiles import Profile
+from translators.errors import (
+    CallerError,
+    MalformedRequest,
+    TranslationError,
+    UpstreamProtocolError,
+)
+from translators.profiles import Policy, Profile
 from translators.wire import JSON, decode_object
 
 _LIST_LIMIT_BYTES = 16 * 1024 * 1024
@@ -36,10 +43,11 @@ class Upstream:
     """A backend with what is known of it."""
 
     def __init__(self, backend: Backend, profile: Profile, speaks: str) -> None:
-        """Describe a backend; ``speaks`` is ``chat``, ``responses`` or ``auto``."""
+        """Describe a backend; ``speaks`` is ``chat``, ``responses``, ``both`` or ``auto``."""
         self.backend = backend
         self.profile = profile
-        self._dialect = None if speaks == "auto" else Dialect(speaks)
+        self.speaks_both = speaks == "both"
+        self._dialect = Dialect(speaks) if speaks in tuple(Dialect) else None
         self._asking = asyncio.Lock()
 
     @property
@@ -47,12 +55,14 @@ class Upstream:
         """The backend's name."""
         return self.backend.name
 
-    async def dialect(self) -> Dialect:
-        """The dialect to speak, asked of the upstream once where it is not set.
+    async def dialect(self, caller: Dialect = Dialect.CHAT) -> Dialect:
+        """The dialect to speak on behalf of a caller; asked of the upstream once if it is not set.
 
         Raises:
             BackendError: The upstream does not answer.
         """
+        if self.speaks_both:
+            return caller
         if self._dialect is None:
             async with self._asking:
                 if self._dialect is None:
@@ -82,48 +92,58 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Route:
-    """Where a request goes.
+    """Where a request goes, and what holds on this way.
 
     Attributes:
         upstream: The upstream.
-        upstream_model: What the upstream calls the model.
+        profile: How it wants to be spoken to.
+        policy: What the operator decided about translations.
+        shaping: What is changed in requests.
+        speaks: The dialect, where it is not the upstream's.
         public_model: The configured public name, ``None`` if names pass through.
-        defaults: Members to add where the caller is silent.
-        sets: Members to set whatever the caller says.
+        headers: More headers for the upstream.
     """
 
     upstream: Upstream
-    upstream_model: JSON
+    profile: Profile
+    policy: Policy
+    shaping: Shaping = PLAIN
+    speaks: Dialect | None = None
     public_model: str | None = None
-    defaults: Mapping[str, JSON] = field(default_factory=dict)
-    sets: Mapping[str, JSON] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Router:
     """Finds routes, and lists models."""
 
-    def __init__(self, upstreams: Sequence[Upstream], models: Sequence[Model], now: int) -> None:
+    def __init__(
+        self,
+        upstreams: Sequence[Upstream],
+        models: Sequence[Model],
+        now: int,
+        policy: Policy | None = None,
+    ) -> None:
         """Route by ``models``; without any, every name goes to the first upstream.
+
+        Names with ``*`` are patterns. A name that is listed goes before all patterns, and of these
+        the one with the most characters besides ``*``; among equals the first.
 
         Args:
             upstreams: At least one.
             models: Public names.
             now: Unix time in seconds, as the models' date.
+            policy: What the operator decided about translations.
         """
         self.upstreams = {upstream.name: upstream for upstream in upstreams}
-        self._first = upstreams[0]
         self._now = now
-        self._models = models
-        self._routes = {
-            model.name: Route(
-                self.upstreams[model.upstream],
-                model.upstream_model or model.name,
-                model.name,
-                model.defaults,
-                model.sets,
-            )
-            for model in models
-        }
+        policy = policy or Policy()
+        first = upstreams[0]
+        self._open = None if models else Route(first, first.profile, policy)
+        self._models = {model.name: model for model in models if "*" not in model.name}
+        self._routes = {model.name: self._route(model, policy) for model in models}
+        patterns = [model for model in models if "*" in model.name]
+        patterns.sort(key=lambda model: len(model.name.replace("*", "")), reverse=True)
+        self._patterns = [(m.name.split("*"), self._routes.pop(m.name)) for m in patterns]
 
     def find(self, model: JSON) -> Route:
         """The route of a model.
@@ -132,27 +152,71 @@ class Router:
             UnknownModel: Models are configured, and this is none of them.
             MalformedRequest: Models are configured, and none is asked for.
         """
-        if not self._routes:
-            return Route(self._first, model)
+        if self._open is not None:
+            return self._open
         if model is None:
             raise MalformedRequest("Missing required parameter: 'model'.", param="model")
-        route = self._routes.get(model) if isinstance(model, str) else None
-        if route is None:
-            raise UnknownModel(model)
-        return route
+        if isinstance(model, str):
+            route = self._routes.get(model) or self._match(model)
+            if route is not None:
+                return route
+        raise UnknownModel(model)
+
+    def _match(self, model: str) -> Route | None:
+        """The route of a name that is not listed, ``None`` if no pattern fits."""
+        for pieces, route in self._patterns:
+            if _fits(model, pieces):
+                return replace(route, public_model=model)
+        return None
+
+    def _route(self, model: Model, policy: Policy) -> Route:
+        upstream = self.upstreams[model.upstream]
+        profile = override(upstream.profile, model.overrides)
+        return Route(
+            upstream,
+            profile,
+            override(policy, model.policy),
+            shaping=shaping_of(model, profile),
+            speaks=None if model.speaks is None else Dialect(model.speaks),
+            public_model=model.name,
+            headers=headers_of(model),
+        )
 
     async def models(self, headers: Sequence[tuple[str, str]] = ()) -> list[JSON]:
-        """Entries of the list of models: the configured ones, or the upstream's.
+        """Entries of the list of models: the configured names, and what upstreams list besides.
+
+        Of the upstreams' own lists there are the names that a pattern lets through to them. If
+        one of several upstreams gives no list, its names are missing, and that is logged.
 
         Raises:
-            BackendError: The upstream does not answer.
+            BackendError: There are no names, since an upstream does not answer.
+            UpstreamRefused: Or since it answers with an error.
+            UpstreamProtocolError: Or with something else than a list of models.
         """
-        if self._models:
-            return [
-                {"id": m.name, "object": "model", "created": self._now, "owned_by": m.upstream}
-                for m in self._models
-            ]
-        return await list_models(self._first.backend, headers)
+        if self._open is not None:
+            return await list_models(self._open.upstream.backend, headers)
+        entries: list[JSON] = [
+            {"id": m.name, "object": "model", "created": self._now, "owned_by": m.upstream}
+            for m in self._models.values()
+        ]
+        routes = [route for _, route in self._patterns if route.shaping.model is None]
+        upstreams = list({route.upstream.name: route.upstream for route in routes}.values())
+        lists = await asyncio.gather(*(_try_to_list(upstream, headers) for upstream in upstreams))
+        failures = [listed for listed in lists if isinstance(listed, Exception)]
+        for upstream, listed in zip(upstreams, lists, strict=True):
+            if not isinstance(listed, Exception):
+                entries += [entry for entry in listed if self._lets_through(entry, upstream)]
+        if failures and not entries:
+            raise failures[0]
+        return entries
+
+    def _lets_through(self, entry: JSON, upstream: Upstream) -> bool:
+        """Whether a name of an upstream's own list leads to it, and only by a pattern."""
+        name = entry.get("id")
+        if not isinstance(name, str) or name in self._routes:
+            return False
+        route = self._match(name)
+        return route is not None and route.upstream is upstream and route.shaping.model is None
 
     async def probe(self) -> dict[str, str | None]:
         """Ask every upstream: name -> ``None`` if it answers, else why not."""
@@ -160,6 +224,34 @@ class Router:
             *(_why_not(upstream.backend) for upstream in self.upstreams.values())
         )
         return dict(zip(self.upstreams, reasons, strict=True))
+
+
+def _fits(name: str, pieces: Sequence[str]) -> bool:
+    """Whether a name is these pieces, in order, with any text between them.
+
+    In linear time, since names come from callers.
+    """
+    first, *between, last = pieces
+    at, end = len(first), len(name) - len(last)
+    if at > end or not (name.startswith(first) and name.endswith(last)):
+        return False
+    for piece in between:
+        at = name.find(piece, at, end)
+        if at < 0:
+            return False
+        at += len(piece)
+    return True
+
+
+async def _try_to_list(
+    upstream: Upstream, headers: Sequence[tuple[str, str]]
+) -> list[JSON] | Exception:
+    """The upstream's models, or why they cannot be had, which is logged."""
+    try:
+        return await list_models(upstream.backend, headers)
+    except (BackendError, UpstreamRefused, TranslationError) as error:
+        _log.warning("upstream lists no models", upstream=upstream.name, reason=str(error))
+        return error
 
 
 async def _why_not(backend: Backend) -> str | None:

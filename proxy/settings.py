@@ -3,17 +3,23 @@
 import os
 import shlex
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from backends.azure import Auth, Form
 from backends.vllm_command import printable, printable_flags
 from translators.profiles import PROFILES, Policy, Profile
 from translators.wire import JSON
 
 DEFAULT = "default"
 """Name of the upstream that flags and ``DRAGOMAN_*`` variables describe."""
+
+NAMES_UPSTREAM = ("url", "preset", "vllm.model")
+"""Members of an upstream with which flags and variables say which one it is."""
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 Limit = Annotated[float, Meta(gt=0)]
 """A duration in seconds."""
@@ -96,17 +102,38 @@ class VLLM(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     restart_wait_s: Annotated[float, Meta(ge=0)] = 30.0
 
 
-class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One upstream: a URL, the URLs of replicas, a vLLM to spawn, or the embedded demo.
+class Azure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An Azure OpenAI resource.
 
     Attributes:
+        endpoint: The resource, such as ``https://name.openai.azure.com``.
+        form: ``v1`` (``/openai/v1/...``) or ``deployments`` (``/openai/deployments/...``).
+        api_version: Date of the API, or ``preview``; ``deployments`` needs one.
+        deployment: Deployment for all requests; else the upstream's model name is that of one.
+        auth: Whether the upstream's key is an ``api-key`` or a ``bearer`` token.
+    """
+
+    endpoint: str
+    form: Form = Form.V1
+    api_version: str | None = None
+    deployment: str | None = None
+    auth: Auth = Auth.API_KEY
+
+
+class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One upstream: a URL, the URLs of replicas, Azure, a vLLM to spawn, or the embedded demo.
+
+    Attributes:
+        preset: A known provider or server, whose members hold where these are absent.
         url: API root, such as ``http://127.0.0.1:8000/v1``.
         urls: API roots of servers that serve the same.
         eject_after: Consecutive failures after which one of ``urls`` is left out for a while.
         health_interval_s: Pause between two questions for the health of all ``urls``; 0 for never.
+        azure: An Azure OpenAI resource.
         vllm: A vLLM to spawn.
         demo: Whether it is the embedded demo.
-        speaks: ``chat``, ``responses`` or ``auto``, which asks the upstream once.
+        speaks: ``chat``, ``responses``, ``both``, which follows the caller, or ``auto``, which asks
+            the upstream once.
         key: Key to send; never shown.
         key_env: Environment variable that holds the key.
         profile: Name of the profile that says how it wants to be spoken to.
@@ -118,8 +145,10 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         queue_timeout_s: So long may a request wait for its turn.
     """
 
+    preset: str | None = None
     url: str | None = None
     urls: Annotated[list[str], Meta(min_length=1)] | None = None
+    azure: Azure | None = None
     vllm: VLLM | None = None
     demo: bool = False
     speaks: str = "auto"
@@ -137,21 +166,35 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A public model name.
+    """A public model name, or many.
 
     Attributes:
-        name: What callers ask for.
+        name: What callers ask for; ``*`` in it stands for any text.
         upstream: The upstream that serves it.
         upstream_model: What the upstream calls it; the same name if absent.
+        speaks: ``chat`` or ``responses``, where it differs from the upstream's.
         defaults: Request members to add where the caller is silent, in the upstream's dialect.
         sets: Request members to set whatever the caller says, in the upstream's dialect.
+        chat_template_kwargs: Arguments for the chat template, below those of the caller.
+        reasoning: Whether it is to reason, whatever the caller says.
+        overrides: Members of the upstream's profile that differ.
+        policy: Members of the policy that differ.
+        headers: More headers for the upstream; never shown.
+        headers_env: The same, from environment variables.
     """
 
     name: str
     upstream: str = DEFAULT
     upstream_model: str | None = None
+    speaks: str | None = None
     defaults: dict[str, JSON] = {}
     sets: dict[str, JSON] = {}
+    chat_template_kwargs: dict[str, JSON] = {}
+    reasoning: bool | None = None
+    overrides: dict[str, JSON] = {}
+    policy: dict[str, JSON] = {}
+    headers: dict[str, str] = {}
+    headers_env: dict[str, str] = {}
 
 
 class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -185,7 +228,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("auto", "json", "console"),
-    "speaks": ("auto", "chat", "responses"),
+    "speaks": ("auto", "chat", "responses", "both"),
     "profile": tuple(PROFILES),
 }
 """Settings whose values are words of a list, by path or last name."""
@@ -193,8 +236,14 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 def profile_of(upstream: Upstream) -> Profile:
     """The profile of an upstream, with its overrides."""
-    base = msgspec.to_builtins(PROFILES[upstream.profile])
-    return msgspec.convert({**base, **upstream.overrides}, Profile)
+    return override(PROFILES[upstream.profile], upstream.overrides)
+
+
+def override(base: S, members: Mapping[str, JSON]) -> S:
+    """A Struct with some members changed, of JSON values that have been checked."""
+    if not members:
+        return base
+    return msgspec.convert({**msgspec.to_builtins(base), **members}, type(base))
 
 
 def key_of(upstream: Upstream, environment: Mapping[str, str] | None = None) -> str | None:
@@ -223,6 +272,8 @@ def public(settings: Settings) -> JSON:
             upstream["vllm"]["env"] = dict.fromkeys(upstream["vllm"]["env"], "(hidden)")
             upstream["vllm"]["args"] = shlex.split(printable(upstream["vllm"]["args"]))
             upstream["vllm"]["flags"] = printable_flags(upstream["vllm"]["flags"])
+    for model in tree["models"]:
+        model["headers"] = dict.fromkeys(model["headers"], "(hidden)")
     return _without_none(tree)
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from backends.azure import AzureBackend, root_of
 from backends.base import Backend
 from backends.demo import DemoBackend
 from backends.health import Ejection
@@ -36,7 +37,7 @@ def build_upstream(name: str, upstream: config.Upstream) -> Upstream:
         SettingsError: A vLLM argument would make it unreachable.
     """
     speaks = upstream.speaks
-    if speaks == "auto" and (upstream.vllm is not None or upstream.demo):
+    if speaks == "auto" and (upstream.vllm or upstream.azure or upstream.demo):
         speaks = "chat"
     backend = _build_backend(name, upstream)
     if upstream.urls is None:
@@ -74,6 +75,16 @@ def _build_backend(name: str, upstream: config.Upstream) -> Backend:
         except ValueError as error:
             raise SettingsError(f"upstreams.{name}.vllm: {error}") from error
     key = config.key_of(upstream)
+    if upstream.azure is not None:
+        azure = upstream.azure
+        return AzureBackend(
+            connect(root_of(azure.endpoint, azure.form), None),
+            form=azure.form,
+            api_version=azure.api_version,
+            deployment=azure.deployment,
+            auth=azure.auth,
+            key=key,
+        )
     if upstream.urls is not None:
         return ReplicaSet(
             name,

@@ -117,8 +117,41 @@ PROFILES: dict[str, Profile] = {
     "llamacpp": Profile(
         token_limit_field="max_tokens", reasoning_field="reasoning_content", tool_images=True
     ),
+    "sglang": Profile(reasoning_field="reasoning_content", thinking_switch="enable_thinking"),
+    "compatible": Profile(token_limit_field="max_tokens", reasoning_field=None),
+    "cerebras": Profile(
+        refuses=(
+            *("frequency_penalty", "presence_penalty", "logit_bias"),
+            *("parallel_tool_calls", "service_tier"),
+        ),
+    ),
+    "fireworks": Profile(
+        token_limit_field="max_tokens",
+        reasoning_field="reasoning_content",
+        efforts={"minimal": "low", "xhigh": "high", "max": "high"},
+    ),
+    "gemini": Profile(token_limit_field="max_tokens", reasoning_field=None),
+    "groq": Profile(refuses=("logit_bias", "logprobs", "top_logprobs")),
+    "mistral": Profile(
+        token_limit_field="max_tokens",
+        reasoning_field=None,
+        stream_usage=False,
+        refuses=(
+            *("logit_bias", "logprobs", "top_logprobs", "seed"),
+            *("service_tier", "store", "user", "verbosity"),
+        ),
+    ),
+    "openrouter": Profile(token_limit_field="max_tokens"),
+    "together": Profile(
+        token_limit_field="max_tokens",
+        reasoning_field=None,
+        efforts={"minimal": "low", "xhigh": "high", "max": "high"},
+    ),
 }
-"""Profiles by the name that settings use; ``vllm`` is the default."""
+"""Profiles by the name that settings use; ``vllm`` is the default.
+
+``compatible`` is for services that say no more of themselves than that they are.
+"""
 
 
 class ReasoningAs(StrEnum):

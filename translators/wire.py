@@ -1,4 +1,4 @@
-"""JSON at the edges: decode, open, encode, peek and splice.
+"""JSON at the edges: decode, open, encode, and peek.
 
 Documents are decoded once to builtins and then *opened* object by object: a Struct that names the
 members we read is filled, and the members it does not name are kept beside it, because msgspec
@@ -43,6 +43,7 @@ class Peek(msgspec.Struct):
     model: JSON = None
     stream: JSON = None
     is_responses: bool = False
+    metadata: JSON = None
 
 
 class _Head(msgspec.Struct):
@@ -50,6 +51,7 @@ class _Head(msgspec.Struct):
     stream: JSON = None
     input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     messages: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    metadata: JSON = None
 
 
 _read_head = msgspec.json.Decoder(_Head).decode
@@ -131,30 +133,29 @@ def peek(body: bytes) -> Peek:
     except _UNREADABLE:
         value = decode_object(body)
         is_responses = "input" in value and "messages" not in value
-        return Peek(value.get("model"), value.get("stream"), is_responses)
+        return Peek(value.get("model"), value.get("stream"), is_responses, value.get("metadata"))
     is_responses = head.input is not msgspec.UNSET and head.messages is msgspec.UNSET
-    return Peek(head.model, head.stream, is_responses)
+    return Peek(head.model, head.stream, is_responses, head.metadata)
 
 
-def splice(body: bytes, members: Mapping[str, JSON], defaults: Mapping[str, JSON]) -> bytes:
-    """Change top-level members of a JSON object and keep the bytes of all others.
+def open_members(body: bytes) -> dict[str, JSON]:
+    """The members of a JSON object, each still as the bytes it came in (``msgspec.Raw``).
 
-    Args:
-        body: JSON text of an object.
-        members: Values to set, whatever the body says.
-        defaults: Values to add where the body has no such member.
+    Encoded again, members that nobody touched are what they were. A body with lone surrogates is
+    decoded.
 
     Raises:
         MalformedRequest: The body is not a JSON object.
     """
     try:
-        raw: dict[str, JSON] = dict(_decode_members(body))
+        return dict(_decode_members(body))
     except _UNREADABLE:
-        raw = decode_object(body)
-    for name, value in defaults.items():
-        raw.setdefault(name, value)
-    raw.update(members)
-    return encode(raw)
+        return decode_object(body)
+
+
+def read_member(value: JSON) -> JSON:
+    """A member's value, decoded if it is not yet."""
+    return decode(bytes(value)) if isinstance(value, msgspec.Raw) else value
 
 
 @cache

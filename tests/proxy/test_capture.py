@@ -144,9 +144,9 @@ async def test_prefix_without_capture(prefix: str, running_proxy: RunProxy) -> N
             assert (await ask(proxy.port, prefix + path, chat_request())).status == 200
         for path in (RESPONSES, f"{RESPONSES}/compact"):
             assert (await ask(proxy.port, prefix + path, responses_request())).status == 200
-        for path in ("/v1/models", "/v1/models/m", "/health"):
+        for path in ("/v1/models", "/v1/models/m", "/health", "/"):
             assert (await ask(proxy.port, prefix + path, method="GET")).status == 200
-        for path in ("", "/", "/v1", "/v1/x"):
+        for path in ("", "/v1", "/v1/x"):
             answer = await ask(proxy.port, prefix + path, method="GET")
             assert answer.error["code"] == "unsupported_endpoint"
         assert (await ask(proxy.port, "/ng-rollout//health", method="GET")).status == 404

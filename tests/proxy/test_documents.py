@@ -27,7 +27,7 @@ def blocks(document: str, language: str) -> list[str]:
 )
 def test_settings_shown_are_accepted(text: str, tmp_path: Path) -> None:
     """The first example is a whole file; a later one may leave out what is shown before."""
-    names = re.findall(r'_env = "(\w+)"', text)
+    names = re.findall(r'"([A-Z_]{3,})"', text)
     path = tmp_path / "dragoman.toml"
     path.write_text(text)
     settings = load(path, {}, dict.fromkeys(names, "secret"))

@@ -6,6 +6,7 @@ import pytest
 
 from proxy.routing import Router
 from proxy.settings import Model, Settings, Upstream
+from proxy.upstreams import build_upstreams
 from tests.proxy.caller import ask
 from tests.proxy.conftest import RunProxy
 from tests.proxy.dialects import CHAT, RESPONSES, chat_reply
@@ -286,9 +287,9 @@ async def test_auto_learns_nothing_from_a_server_that_is_not_up(
 
 
 def test_router_takes_the_first_upstream_without_models() -> None:
-    class Named:
-        name = "first"
-
-    router = Router([Named()], [], 0)  # type: ignore[list-item]
-    assert router.find("anything").upstream.name == "first"
-    assert router.find(None).upstream_model is None
+    demo = Upstream(demo=True)
+    first, second = build_upstreams(Settings(upstreams={"a": demo, "b": demo}))
+    router = Router([first, second], [], 0)
+    for name in ("anything", None):
+        assert router.find(name).upstream is first
+        assert router.find(name).public_model is None

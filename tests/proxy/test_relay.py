@@ -243,16 +243,6 @@ async def test_defaults_and_sets_hold_in_translations_too(
     assert answer.json["model"] == "public/x"
 
 
-async def test_a_relayed_reply_keeps_the_upstreams_name_of_the_model(
-    running_proxy: RunProxy,
-) -> None:
-    """Replies are relayed unread, so the alias shows in requests only."""
-    async with ScriptedUpstream(Reply.json(chat_reply(model="real"))) as upstream:
-        proxy = await running_proxy(renaming(upstream, "chat", upstream_model="real"))
-        answer = await ask(proxy.port, CHAT, {"model": "public/x", "messages": []})
-    assert answer.json["model"] == "real"
-
-
 @pytest.mark.parametrize(
     ("path", "speaks", "reply"),
     [

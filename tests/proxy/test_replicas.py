@@ -305,7 +305,9 @@ def test_wrong_setting(case: str, tmp_path: Path) -> None:
 def test_urls_are_a_kind_of_their_own(other: str, tmp_path: Path) -> None:
     path = tmp_path / "dragoman.toml"
     path.write_text(f'[upstreams.default]\nurls = ["http://x/v1"]\n{other}\n')
-    with pytest.raises(SettingsError, match="exactly one of url, urls, vllm and demo"):
+    with pytest.raises(
+        SettingsError, match="exactly one of preset, url, urls, azure, vllm and demo"
+    ):
         load(path, {}, {})
 
 

@@ -35,6 +35,13 @@ def refusal(folder: Path, text: str, overrides: dict[str, JSON] | None = None) -
     return str(caught.value).replace(f"{folder}/", "")
 
 
+MODEL = """[upstreams.main]
+url = "http://x/v1"
+[[models]]
+name = "m"
+upstream = "main"
+"""
+
 WRONG = {
     "syntax": ("[server\nport = 1", "dragoman.toml", "line 1"),
     "unknown": ("[server]\n\nprot = 1", "dragoman.toml:3: server.prot", "did you mean 'port'?"),
@@ -131,6 +138,111 @@ WRONG = {
         "dragoman.toml:3: models[0].upstream",
         "known: main",
     ),
+    "overrides-of-model": (
+        f"{MODEL}overrides = {{developer_rle = true}}",
+        "dragoman.toml:6: models[0].overrides.developer_rle",
+        "did you mean 'developer_role'?",
+    ),
+    "overrides-of-model-word": (
+        f"{MODEL}[models.overrides]\nthink_tags = 'on'",
+        "dragoman.toml:7: models[0].overrides.think_tags",
+        "off, tags, opened",
+    ),
+    "policy-of-model": (
+        f"{MODEL}policy = {{orphans = 'keep'}}",
+        "dragoman.toml:6: models[0].policy.orphans",
+        "repair, refuse",
+    ),
+    "reasoning-of-model": (
+        f"{MODEL}reasoning = 'off'",
+        "dragoman.toml:6: models[0].reasoning",
+        "bool",
+    ),
+    "speaks-of-model": (
+        f"{MODEL}speaks = 'both'",
+        "dragoman.toml:6: models[0].speaks",
+        "chat, responses",
+    ),
+    "template-of-model": (
+        f"{MODEL}[models.sets]\nchat_template_kwargs = 1",
+        "dragoman.toml:7: models[0].sets.chat_template_kwargs",
+        "expected a table",
+    ),
+    "header": (
+        f"{MODEL}[models.headers]\n'x y' = 'a'",
+        "dragoman.toml:6: models[0].headers.x y",
+        "expected the name of a header",
+    ),
+    "header-ours": (
+        f"{MODEL}[models.headers]\nContent-Type = 'a'",
+        "dragoman.toml:7: models[0].headers.Content-Type",
+        "the proxy sets this header itself",
+    ),
+    "header-key": (
+        f"{MODEL}[models.headers]\nauthorization = 'Bearer sk-1'",
+        "dragoman.toml:7: models[0].headers.authorization",
+        "key_env",
+    ),
+    "header-value": (
+        f'{MODEL}[models.headers]\nx-a = "sk-\\n1"',
+        "dragoman.toml:7: models[0].headers.x-a",
+        "printable ASCII",
+    ),
+    "header-twice": (
+        f"{MODEL}headers = {{x-a = 'a', X-A = 'b'}}",
+        "dragoman.toml:6: models[0].headers.X-A",
+        "comes twice",
+    ),
+    "header-env": (
+        f"{MODEL}[models.headers_env]\nx-a = 'NOT_SET'",
+        "dragoman.toml:7: models[0].headers_env.x-a",
+        "NOT_SET",
+    ),
+    "preset": (
+        '[upstreams.a]\npreset = "groqq"',
+        "dragoman.toml:2: upstreams.a.preset",
+        "openai, baseten",
+    ),
+    "azure-unknown": (
+        "[upstreams.a.azure]\nendpoint = 'https://x'\nversion = '1'",
+        "dragoman.toml:3: upstreams.a.azure.version",
+        "did you mean 'api_version'?",
+    ),
+    "azure-endpoint": (
+        "[upstreams.a.azure]\nendpoint = 'x.openai.azure.com'",
+        "dragoman.toml:2: upstreams.a.azure.endpoint",
+        "http://",
+    ),
+    "azure-root": (
+        "[upstreams.a.azure]\nendpoint = 'https://x.openai.azure.com/openai/v1/'",
+        "dragoman.toml:2: upstreams.a.azure.endpoint",
+        "leave out /openai",
+    ),
+    "azure-form": (
+        "[upstreams.a.azure]\nendpoint = 'https://x'\nform = 'v2'",
+        "dragoman.toml:3: upstreams.a.azure.form",
+        "v1, deployments",
+    ),
+    "azure-auth": (
+        "[upstreams.a.azure]\nendpoint = 'https://x'\nauth = 'token'",
+        "dragoman.toml:3: upstreams.a.azure.auth",
+        "api-key, bearer",
+    ),
+    "azure-version": (
+        "[upstreams.a.azure]\nendpoint = 'https://x'\nform = 'deployments'",
+        "dragoman.toml:1: upstreams.a.azure",
+        "needs an api_version",
+    ),
+    "azure-deployment": (
+        "[upstreams.a.azure]\nendpoint = 'https://x'\ndeployment = 'd'",
+        "dragoman.toml:3: upstreams.a.azure.deployment",
+        "upstream_model",
+    ),
+    "azure-and-url": (
+        "[upstreams.a]\nurl = 'http://x/v1'\n[upstreams.a.azure]\nendpoint = 'https://x'",
+        "dragoman.toml:1: upstreams.a",
+        "exactly one of",
+    ),
     "same-model-twice": (
         '[upstreams.main]\nurl = "http://x/v1"\n'
         '[[models]]\nname = "m"\nupstream = "main"\n[[models]]\nname = "m"\nupstream = "main"',
@@ -145,7 +257,7 @@ WRONG = {
     "two-kinds": (
         '[upstreams.a]\nurl = "http://x/v1"\ndemo = true',
         "dragoman.toml:1: upstreams.a",
-        "exactly one of url, urls, vllm and demo",
+        "exactly one of preset, url, urls, azure, vllm and demo",
     ),
     "no-kind": ("[upstreams.a]", "dragoman.toml:1: upstreams.a", "exactly one of"),
     "url": ('[upstreams.a]\nurl = "x:80"', "dragoman.toml:2: upstreams.a.url", "http://"),
@@ -387,7 +499,7 @@ def test_empty_openai_base_url_is_none(
     ("arguments", "words"),
     [
         (["--upstream", "no url"], "upstreams.default.url"),
-        (["--upstream-speaks", "chat"], "--upstream or --vllm"),
+        (["--upstream-speaks", "chat"], "--upstream, --preset or --vllm"),
         (["--upstream", "http://x/v1", "--vllm", "m"], "exactly one of"),
         (["--upstream", "http://x/v1", "--upstream-key-env", "ABSENT"], "ABSENT"),
         (["--", "--seed", "0"], "--vllm"),

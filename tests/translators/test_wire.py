@@ -14,8 +14,9 @@ from translators.wire import (
     kind_of,
     known_members,
     open_as,
+    open_members,
     peek,
-    splice,
+    read_member,
 )
 
 
@@ -104,19 +105,26 @@ def test_peek_refuses_what_is_no_object(body: bytes) -> None:
         peek(body)
 
 
-def test_splice_keeps_the_bytes_of_other_members() -> None:
-    body = b'{"model":"a","top_p": 1e400 ,"seed":0.10}'
-    expected = b'{"model":"b","top_p":1e400,"seed":0.10,"user":"u"}'
-    assert expected == splice(body, {"model": "b"}, {"user": "u"})
+def test_opened_members_keep_their_bytes() -> None:
+    members = open_members(b'{"model":"a", "top_p": 1e400 ,"seed":0.10}')
+    assert encode({**members, "model": "b"}) == b'{"model":"b","top_p":1e400,"seed":0.10}'
 
 
-def test_splice_prefers_the_body_to_defaults() -> None:
-    assert splice(b'{"a":null}', {}, {"a": 1}) == b'{"a":null}'
+def test_a_member_is_decoded_where_it_is_read() -> None:
+    members = open_members(rb'{"a":{"b":[1,"\ud83d"]},"c":null}')
+    assert read_member(members["a"]) == {"b": [1, "\ufffd"]}
+    assert read_member(members["c"]) is None
+    assert read_member("decoded") == "decoded"
 
 
-def test_splice_a_body_with_a_lone_surrogate() -> None:
-    body = splice(rb'{"model":"a","input":"\ud83d"}', {"model": "b"}, {})
-    assert decode(body) == {"model": "b", "input": "\ufffd"}
+def test_open_members_of_a_body_with_a_lone_surrogate_in_a_name() -> None:
+    assert open_members(rb'{"\ud83d":1}') == {"\ufffd": 1}
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b'{"model": '])
+def test_open_members_refuses_what_is_no_object(body: bytes) -> None:
+    with pytest.raises(MalformedRequest):
+        open_members(body)
 
 
 @pytest.mark.parametrize(

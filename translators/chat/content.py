@@ -26,6 +26,24 @@ def read_content(
     return [_read_part(part, f"{path}[{i}]", fault) for i, part in enumerate(content)]
 
 
+def part_thoughts(content: list[JSON]) -> tuple[str, list[JSON]]:
+    """The thoughts among the parts of a reply's ``content``, where Mistral has them, and the rest.
+
+    A part of type ``thinking`` holds a text, or a list of text parts, in its member ``thinking``.
+    """
+    thoughts = ""
+    rest = []
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "thinking":
+            rest.append(part)
+            continue
+        thinking = part.get("thinking")
+        pieces = thinking if isinstance(thinking, list) else [{"text": thinking}]
+        texts = [piece.get("text") for piece in pieces if isinstance(piece, dict)]
+        thoughts += "".join(text for text in texts if isinstance(text, str))
+    return thoughts, rest
+
+
 def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
     if isinstance(body, str):
         return Text(body)

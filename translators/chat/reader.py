@@ -16,6 +16,7 @@ from translators.canonical import (
 )
 from translators.chat import schema
 from translators.chat.calls import CallReader
+from translators.chat.content import part_thoughts
 from translators.chat.grammars import BoundReader
 from translators.chat.response import (
     PARAMS,
@@ -121,12 +122,11 @@ class ChatReader:
         events: list[Event] = []
         if not self._is_started:
             self._is_started = True
-            created = chunk.get("created")
             events.append(
                 ResponseStart(
                     id=chunk.get("id") or self._ctx.new_id("chatcmpl"),
                     model=chunk.get("model") or "",
-                    created=int(created if created is not None else self._ctx.now()),
+                    created=int(chunk.get("created") or self._ctx.now()),  # Azure begins with 0
                 )
             )
         usage = chunk.get("usage")
@@ -143,11 +143,13 @@ class ChatReader:
         logprobs = choice.get("logprobs") or {}
         self._logprobs += logprobs.get("content") or ()
         thought = delta.get("reasoning") or delta.get("reasoning_content")
-        if thought and isinstance(thought, str):
-            events.append(ReasoningDelta(self._ensure(Reasoning, events), thought))
         text = delta.get("content")
         if isinstance(text, list):
-            text = "".join(p.get("text") or "" for p in text if isinstance(p, dict))
+            thoughts, parts = part_thoughts(text)
+            thought = thought or thoughts
+            text = "".join(p.get("text") or "" for p in parts if isinstance(p, dict))
+        if thought and isinstance(thought, str):
+            events.append(ReasoningDelta(self._ensure(Reasoning, events), thought))
         if text:
             self._split_text(
                 self._splitter.feed(text) if self._splitter else [(False, text)], events

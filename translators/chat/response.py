@@ -24,7 +24,7 @@ from translators.canonical import (
     Usage,
 )
 from translators.chat import schema
-from translators.chat.content import read_content
+from translators.chat.content import part_thoughts, read_content
 from translators.chat.freeform import unwrap
 from translators.chat.grammars import text_as_call
 from translators.chat.request import read_assistant
@@ -118,6 +118,10 @@ def _read_output(message: schema.Message, choice: schema.Choice, ctx: Context) -
         thought, answer = split(message.content, is_open=tags is ThinkTags.OPENED)
         thought = (message.reasoning or message.reasoning_content or "") + thought
         message = msgspec.structs.replace(message, content=answer, reasoning=thought)
+    if isinstance(message.content, list):
+        thoughts, content = part_thoughts(message.content)
+        thought = message.reasoning or message.reasoning_content or thoughts
+        message = msgspec.structs.replace(message, content=content, reasoning=thought)
     items = read_assistant(message, "choices[0].message", fault)
     parts = read_content(message.content, "choices[0].message.content", fault)
     logprobs = choice.logprobs or schema.Logprobs()

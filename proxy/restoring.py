@@ -1,0 +1,83 @@
+"""Relayed replies in which the caller finds its own words again: the alias, its metadata.
+
+Only the members that differ are replaced; all other bytes of their object stay, as do all lines
+of a stream that are not JSON.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+
+import msgspec
+
+from backends.base import UpstreamReply
+from proxy.replies import is_sse, pieces_of, whole_of
+from translators.wire import JSON, encode
+
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_DATA = b"data:"
+
+
+class Restorer:
+    """Replaces members of JSON objects, at their top level and in their member ``response``."""
+
+    def __init__(self, members: Mapping[str, JSON]) -> None:
+        """Replace these members where an object has them."""
+        self._members = {name: msgspec.Raw(encode(value)) for name, value in members.items()}
+        self._signs = [encode(name) for name in members]
+        self._tail: list[bytes] = []
+
+    def document(self, text: bytes) -> bytes:
+        """JSON text with the members replaced; what is no object or lacks them all stays."""
+        if not any(sign in text for sign in self._signs):
+            return text
+        return self._replace(text) or text
+
+    def feed(self, chunk: bytes) -> bytes:
+        """A piece of a stream of server-sent events; an incomplete line waits for its end."""
+        if b"\n" not in chunk and b"\r" not in chunk:
+            self._tail.append(chunk)
+            return b""
+        lines = b"".join([*self._tail, chunk]).splitlines(keepends=True)
+        last = lines[-1]
+        self._tail = [] if last.endswith((b"\n", b"\r")) else [lines.pop()]
+        return b"".join(map(self._line, lines))
+
+    def finish(self) -> bytes:
+        """What is left of a stream that ends within a line."""
+        return self._line(b"".join(self._tail))
+
+    def _line(self, line: bytes) -> bytes:
+        if not line.startswith(_DATA):
+            return line
+        data = line[len(_DATA) :]
+        text = data.strip()
+        found = self.document(text)
+        return line if found is text else line.replace(text, found)
+
+    def _replace(self, text: bytes) -> bytes | None:
+        """The text with the members replaced, ``None`` if there is nothing to replace."""
+        try:
+            members = _decode_members(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        changed = {name: value for name, value in self._members.items() if name in members}
+        if "response" in members and (response := self._replace(bytes(members["response"]))):
+            changed["response"] = msgspec.Raw(response)
+        return encode({**members, **changed}) if changed else None
+
+
+async def restore(reply: UpstreamReply, members: Mapping[str, JSON]) -> AsyncIterator[bytes]:
+    """A reply's body, without content encodings, with these members replaced.
+
+    Raises:
+        BackendError: The upstream broke off.
+        UpstreamProtocolError: A content encoding is unknown, or the body is damaged.
+    """
+    restorer = Restorer(members)
+    if not is_sse(reply):
+        yield restorer.document(await whole_of(reply))
+        return
+    async for piece in pieces_of(reply):
+        if out := restorer.feed(piece):
+            yield out
+    if out := restorer.finish():
+        yield out
