@@ -13,6 +13,7 @@ from proxy.hints import with_hint
 from proxy.record import Record
 from proxy.relay import pass_back
 from proxy.replies import read_error_body, read_response, translate_stream
+from proxy.rollouts import NOTHING
 from proxy.routing import Route, Router
 from proxy.session import session_of
 from translators import CODECS
@@ -53,7 +54,7 @@ class Services:
 
     def context(self, route: Route) -> Context:
         """What one translation over this route brings along."""
-        return Context(
+        ctx = Context(
             new_id=random_id,
             now=time.time,
             profile=route.upstream.profile,
@@ -61,6 +62,8 @@ class Services:
             public_model=route.public_model,
             seal=self.seal,
         )
+        ctx.token_ids = route.rollout is not None and route.rollout.token_ids
+        return ctx
 
 
 class Exchange:
@@ -80,6 +83,7 @@ class Exchange:
         self._headers = headers
         self._answer = answer
         self._record = record
+        self._additions = NOTHING
 
     async def run(self, body: bytes, *, compacts: bool = False) -> None:
         """Answer the request with this body; with ``compacts`` the conversation is summed up.
@@ -95,6 +99,8 @@ class Exchange:
         self._record.is_stream = head.stream is True
         dialect = await route.upstream.dialect()
         self._record.upstream_dialect = dialect.value
+        if route.rollout is not None:
+            body, self._additions = await route.rollout.take(body)
         is_crossed = head.is_responses and self._caller.dialect is Dialect.CHAT
         if is_crossed:
             self._caller = _RESPONSES_IN_CHAT
@@ -198,7 +204,11 @@ class Exchange:
         if not any(name == "x-request-id" for name, _ in headers):
             headers.append(("x-request-id", self._record.request_id))
         request = UpstreamRequest("POST", path, headers, body, session)
-        reply = await route.upstream.backend.send(request)
+        send = route.upstream.backend.send
+        if route.rollout is None:
+            reply = await send(request)
+        else:
+            reply = await route.rollout.send(request, self._additions, send)
         self._record.upstream_answered()
         if self._record.watch is not None:
             return self._record.watch(request, reply)

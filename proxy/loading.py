@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from proxy.rollouts import check_rollout
 from proxy.settings import CHOICES, Capture, Server, Settings, Upstream, key_of
 from proxy.surface import read_endpoints
 from proxy.tables import Place, SettingsError, fill
@@ -101,6 +102,7 @@ def _check(settings: Settings, place: Place, environment: Mapping[str, str]) -> 
                 f"{place.of(f'models[{i}].upstream')}: no upstream '{model.upstream}'; "
                 f"known: {known}"
             )
+        check_rollout(model, settings.upstreams[model.upstream], f"models[{i}]", place)
 
 
 def _check_capture(capture: Capture | None, place: Place) -> None:

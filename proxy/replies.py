@@ -25,7 +25,7 @@ _DRAIN_LIMIT_S = 0.1
 async def read_error_body(reply: UpstreamReply) -> bytes:
     """The body of an error, empty if it cannot be read: the status tells more than that."""
     try:
-        return await _whole(reply, _ERROR_LIMIT_BYTES)
+        return await whole_of(reply, _ERROR_LIMIT_BYTES)
     except (BackendError, UpstreamProtocolError):
         return b""
 
@@ -37,8 +37,8 @@ async def read_response(reply: UpstreamReply, translation: Translation) -> Respo
         BackendError: The upstream broke off.
         UpstreamProtocolError: The body breaks the upstream's schema.
     """
-    body = await _whole(reply, _REPLY_LIMIT_BYTES)
-    if not _is_sse(reply):
+    body = await whole_of(reply)
+    if not is_sse(reply):
         document = decode_object(body, UpstreamProtocolError)
         return translation.upstream.read_response(document, translation.ctx)
     decoder = SSEDecoder()
@@ -57,10 +57,10 @@ async def translate_stream(
     the stream's own.
     """
     try:
-        if not _is_sse(reply):
+        if not is_sse(reply):
             yield translator.replay(unfold(await read_response(reply, translation)))
             return
-        pieces = _pieces(reply)
+        pieces = pieces_of(reply)
         async for piece in pieces:
             if out := translator.feed(piece):
                 yield out
@@ -74,11 +74,12 @@ async def translate_stream(
             yield out
 
 
-def _is_sse(reply: UpstreamReply) -> bool:
+def is_sse(reply: UpstreamReply) -> bool:
+    """Whether a reply is a stream of server-sent events."""
     return reply.headers.get("content-type", "").lower().startswith("text/event-stream")
 
 
-async def _whole(reply: UpstreamReply, limit_bytes: int) -> bytes:
+async def whole_of(reply: UpstreamReply, limit_bytes: int = _REPLY_LIMIT_BYTES) -> bytes:
     """A reply's whole body without content encodings, which some servers apply unasked.
 
     Raises:
@@ -91,8 +92,13 @@ async def _whole(reply: UpstreamReply, limit_bytes: int) -> bytes:
         raise _unreadable(error) from error
 
 
-async def _pieces(reply: UpstreamReply) -> AsyncIterator[bytes]:
-    """A stream's pieces without content encodings."""
+async def pieces_of(reply: UpstreamReply) -> AsyncIterator[bytes]:
+    """A stream's pieces without content encodings.
+
+    Raises:
+        BackendError: The upstream broke off.
+        UpstreamProtocolError: An encoding is unknown, or the stream is damaged.
+    """
     encoding = reply.headers.get("content-encoding", "")
     chunks = reply.chunks()
     try:

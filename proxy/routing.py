@@ -9,6 +9,7 @@ import structlog
 from backends.base import Backend, UpstreamRequest
 from backends.errors import BackendError
 from proxy.bodies import BodyError, collect, decompress
+from proxy.rollouts import Rollout, rollout_of
 from proxy.settings import Model
 from translators import CODECS
 from translators.dialect import Dialect
@@ -90,6 +91,7 @@ class Route:
         public_model: The configured public name, ``None`` if names pass through.
         defaults: Members to add where the caller is silent.
         sets: Members to set whatever the caller says.
+        rollout: What rollouts need of it, if anything.
     """
 
     upstream: Upstream
@@ -97,6 +99,7 @@ class Route:
     public_model: str | None = None
     defaults: Mapping[str, JSON] = field(default_factory=dict)
     sets: Mapping[str, JSON] = field(default_factory=dict)
+    rollout: Rollout | None = None
 
 
 class Router:
@@ -121,6 +124,7 @@ class Router:
                 model.name,
                 model.defaults,
                 model.sets,
+                rollout_of(model),
             )
             for model in models
         }
