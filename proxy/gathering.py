@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from backends.base import UpstreamReply
 from proxy.replies import is_sse, pieces_of, whole_of
 from translators.chat.token_ids import Asked, Gatherer, carrier
-from translators.envelope import info_of, write_error
-from translators.errors import TranslationError, UpstreamProtocolError
+from translators.errors import UpstreamProtocolError
 from translators.sse import Frame, SSEDecoder, encode_frame
 from translators.wire import JSON, decode, decode_object, encode
 
@@ -73,7 +72,7 @@ class GatheringStream:
 
         Raises:
             BackendError: The upstream broke off.
-            UpstreamProtocolError: Its token ids are not whole; the stream has said so.
+            UpstreamProtocolError: Its token ids are incomplete, or contradict each other.
         """
         decoder = SSEDecoder()
         out = b""
@@ -88,8 +87,9 @@ class GatheringStream:
                 out += await self._read(frame)
             if out := out + await self._end():
                 yield out
-        except TranslationError as error:
-            yield out + encode_frame(None, encode(write_error(info_of(error), {})))
+        except UpstreamProtocolError:
+            if out:
+                yield out
             raise
 
     async def aclose(self) -> None:

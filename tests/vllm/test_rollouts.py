@@ -1,12 +1,14 @@
 """Token ids and overflow with the tiny model on a real vLLM, through both APIs.
 
 A second proxy, whose models have the settings for rollouts, stands in front of the first one,
-which relays the Chat API byte for byte: what that gives is what vLLM itself gives.
+which relays the Chat API byte for byte: what that gives is what vLLM itself gives. A third one
+between the two makes an old vLLM of it, which gives no token ids but in log-probs.
 """
 
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +36,58 @@ upstream_model = "tiny"
 token_ids = true
 context_overflow = "incomplete"
 
+[upstreams.old]
+url = "{old}/v1"
+speaks = "chat"
+
+[[models]]
+name = "old"
+upstream = "old"
+upstream_model = "tiny"
+token_ids = true
+
 [[models]]
 name = "strict"
 upstream = "vllm"
 upstream_model = "tiny"
 context_overflow = "error"
 """
+OLD = """\
+[upstreams.vllm]
+url = "{root}/v1"
+speaks = "chat"
+
+[[models]]
+name = "tiny"
+upstream = "vllm"
+sets = {{ return_token_ids = false }}
+"""
 
 
-@pytest.fixture(scope="module")
-def rollouts(tiny: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    """The official SDK, pointed at the second proxy."""
-    config: Path = tmp_path_factory.mktemp("rollouts") / "dragoman.toml"
-    config.write_text(CONFIG.format(root=tiny.root))
+@contextmanager
+def proxy_of(config: Path) -> Iterator[str]:
+    """The root of a proxy that runs with these settings."""
     command = [sys.executable, "-m", "proxy", "serve", "--config", str(config)]
     command += ["--port", "0", "--log-format", "json"]
     served = Served(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
     try:
         served.wait_ready()
-        with openai.OpenAI(base_url=f"{served.root}/v1", api_key="x", max_retries=0) as sdk:
-            yield sdk
+        yield served.root
     finally:
         served.process.terminate()
         served.process.wait()
+
+
+@pytest.fixture(scope="module")
+def rollouts(tiny: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    """The official SDK, pointed at the second proxy."""
+    folder = tmp_path_factory.mktemp("rollouts")
+    (folder / "old.toml").write_text(OLD.format(root=tiny.root))
+    with proxy_of(folder / "old.toml") as old:
+        (folder / "rollouts.toml").write_text(CONFIG.format(root=tiny.root, old=old))
+        with proxy_of(folder / "rollouts.toml") as root:
+            with openai.OpenAI(base_url=f"{root}/v1", api_key="x", max_retries=0) as sdk:
+                yield sdk
 
 
 def user(text: str) -> Any:
@@ -81,8 +112,10 @@ def of(carrier: Any) -> dict[str, Any]:
     return {name: getattr(carrier, name) for name in BUNDLE}
 
 
-def by_chat(sdk: openai.OpenAI, question: str, **more: Any) -> list[dict[str, Any]]:
-    ask: Any = {"model": "rollout", "messages": user(question), **more}
+def by_chat(
+    sdk: openai.OpenAI, question: str, model: str = "rollout", **more: Any
+) -> list[dict[str, Any]]:
+    ask: Any = {"model": model, "messages": user(question), **more}
     whole: Any = sdk.chat.completions.create(**ask)
     assert whole.choices[0].logprobs is None
     ends: list[Any] = []
@@ -93,8 +126,10 @@ def by_chat(sdk: openai.OpenAI, question: str, **more: Any) -> list[dict[str, An
     return [of(whole.choices[0].message), of(end)]
 
 
-def by_responses(sdk: openai.OpenAI, question: str, **more: Any) -> list[dict[str, Any]]:
-    ask: Any = {"model": "rollout", "input": question, **more}
+def by_responses(
+    sdk: openai.OpenAI, question: str, model: str = "rollout", **more: Any
+) -> list[dict[str, Any]]:
+    ask: Any = {"model": model, "input": question, **more}
     whole: Any = sdk.responses.create(**ask)
     *events, last = list(sdk.responses.create(stream=True, **ask))
     done = [event.item for event in events if event.type == "response.output_item.done"]
@@ -112,10 +147,12 @@ ASKED = pytest.mark.parametrize(
 
 
 @ASKED
+@pytest.mark.parametrize("model", ["rollout", "old"])
 def test_token_ids_are_those_of_vllm(
     question: str,
     has_tool: bool,
     more: dict[str, Any],
+    model: str,
     client: openai.OpenAI,
     rollouts: openai.OpenAI,
 ) -> None:
@@ -126,8 +163,8 @@ def test_token_ids_are_those_of_vllm(
         client, question, **{k: v for k, v in chat_more.items() if k != "extra_body"}, **seed
     )
     assert len(expected["generation_token_ids"]) > 5
-    found = by_chat(rollouts, question, **chat_more)
-    found += by_responses(rollouts, question, **responses_more)
+    found = by_chat(rollouts, question, model, **chat_more)
+    found += by_responses(rollouts, question, model, **responses_more)
     for bundle in found:
         assert bundle["prompt_token_ids"] == expected["prompt_token_ids"]
         assert bundle["generation_token_ids"] == expected["generation_token_ids"]
