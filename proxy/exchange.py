@@ -13,6 +13,7 @@ from proxy.hints import with_hint
 from proxy.record import Record
 from proxy.relay import pass_back
 from proxy.replies import read_error_body, read_response, translate_stream
+from proxy.rollouts import NOTHING
 from proxy.routing import Route, Router
 from proxy.session import session_of
 from proxy.shaping import Change
@@ -51,7 +52,7 @@ class Services:
 
     def context(self, route: Route) -> Context:
         """What one translation over this route brings along."""
-        return Context(
+        ctx = Context(
             new_id=random_id,
             now=time.time,
             profile=route.profile,
@@ -59,6 +60,8 @@ class Services:
             public_model=route.public_model,
             seal=self.seal,
         )
+        ctx.token_ids = route.rollout is not None and route.rollout.token_ids
+        return ctx
 
 
 class Exchange:
@@ -78,6 +81,7 @@ class Exchange:
         self._headers = headers
         self._answer = answer
         self._record = record
+        self._additions = NOTHING
         self._model: str | None = None
 
     async def run(self, body: bytes, *, compacts: bool = False) -> None:
@@ -94,6 +98,8 @@ class Exchange:
         self._record.is_stream = head.stream is True
         dialect = route.speaks or await route.upstream.dialect(self._caller.dialect)
         self._record.upstream_dialect = dialect.value
+        if route.rollout is not None:
+            body, self._additions = await route.rollout.take(body)
         is_crossed = head.is_responses and self._caller.dialect is Dialect.CHAT
         if is_crossed:
             self._caller = _RESPONSES_IN_CHAT
@@ -206,7 +212,11 @@ class Exchange:
         if not any(name == "x-request-id" for name, _ in headers):
             headers.append(("x-request-id", self._record.request_id))
         request = UpstreamRequest("POST", path, headers, body, session, model=self._model)
-        reply = await route.upstream.backend.send(request)
+        send = route.upstream.backend.send
+        if route.rollout is None:
+            reply = await send(request)
+        else:
+            reply = await route.rollout.send(request, self._additions, send)
         self._record.upstream_answered()
         if self._record.watch is not None:
             return self._record.watch(request, reply)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from proxy.headers import OURS
+from proxy.rollouts import check_rollout
 from proxy.settings import Model, Settings, profile_of
 from proxy.shaping import TEMPLATE, Shaping
 from proxy.tables import Place, SettingsError, fill
@@ -45,6 +46,7 @@ def check_models(settings: Settings, place: Place, environment: Mapping[str, str
             if not isinstance(members.get(TEMPLATE, {}), dict):
                 raise SettingsError(f"{place.of(f'{at}.{name}.{TEMPLATE}')}: expected a table")
         _check_headers(model, at, place, environment)
+        check_rollout(model, upstream, at, place)
 
 
 def _check_members(

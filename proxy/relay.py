@@ -18,7 +18,7 @@ from proxy.surface import Endpoint
 from proxy.usage import UsageTap
 from translators.codec import Codec
 from translators.envelope import read_error, write_error
-from translators.errors import ErrorInfo, MalformedRequest
+from translators.errors import ErrorInfo, MalformedRequest, UpstreamProtocolError
 from translators.wire import JSON, encode, open_members, peek
 
 _JSON = "application/json"
@@ -37,6 +37,7 @@ async def pass_back(
 
     Raises:
         BackendError: The upstream broke off, and only a broken connection can tell the caller.
+        UpstreamProtocolError: The same, of a reply that was changed on its way.
     """
     tap = UsageTap()
     try:
@@ -48,7 +49,7 @@ async def pass_back(
             async for chunk in restore(reply, restores) if restores else reply.chunks():
                 tap.feed(chunk)
                 await answer.write(chunk)
-        except BackendError as error:
+        except (BackendError, UpstreamProtocolError) as error:
             info = info_of(error)
             frame = last_frame(caller, reply, tap.tail(), info) if caller else None
             if frame is None:

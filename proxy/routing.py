@@ -10,6 +10,7 @@ from backends.base import Backend, UpstreamRequest
 from backends.errors import BackendError
 from proxy.bodies import BodyError, collect, decompress
 from proxy.model_settings import headers_of, shaping_of
+from proxy.rollouts import Rollout, rollout_of
 from proxy.settings import Model, override
 from proxy.shaping import PLAIN, Shaping
 from translators import CODECS
@@ -102,6 +103,7 @@ class Route:
         speaks: The dialect, where it is not the upstream's.
         public_model: The configured public name, ``None`` if names pass through.
         headers: More headers for the upstream.
+        rollout: What rollouts need of it, if anything.
     """
 
     upstream: Upstream
@@ -111,6 +113,7 @@ class Route:
     speaks: Dialect | None = None
     public_model: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    rollout: Rollout | None = None
 
 
 class Router:
@@ -150,11 +153,15 @@ class Router:
 
         Raises:
             UnknownModel: Models are configured, and this is none of them.
-            MalformedRequest: Models are configured, and none is asked for.
+            MalformedRequest: Models are configured, none is asked for, and there is no entry
+                ``*`` that names the upstream's.
         """
         if self._open is not None:
             return self._open
         if model is None:
+            route = self._match("")
+            if route is not None and route.shaping.model is not None:
+                return replace(route, public_model=None)
             raise MalformedRequest("Missing required parameter: 'model'.", param="model")
         if isinstance(model, str):
             route = self._routes.get(model) or self._match(model)
@@ -180,6 +187,7 @@ class Router:
             speaks=None if model.speaks is None else Dialect(model.speaks),
             public_model=model.name,
             headers=headers_of(model),
+            rollout=rollout_of(model),
         )
 
     async def models(self, headers: Sequence[tuple[str, str]] = ()) -> list[JSON]:

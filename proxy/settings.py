@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -165,6 +166,35 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue_timeout_s: Limit = 600.0
 
 
+class Overflow(StrEnum):
+    """What a caller gets whose prompt is too long."""
+
+    ERROR = "error"
+    """A 400 with the code ``context_length_exceeded``."""
+    INCOMPLETE = "incomplete"
+    """An empty reply that the limit cut."""
+
+
+class RewardRole(StrEnum):
+    """A role that only the templates of judges know."""
+
+    PRINCIPLE = "principle"
+    RESPONSE_1 = "response_1"
+    RESPONSE_2 = "response_2"
+
+
+class Audio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Audio that requests name in ``metadata``.
+
+    Attributes:
+        root: Folder in which files may be named; without one only ``data:`` URIs are taken.
+        max_bytes: Most that the files of one request may have together.
+    """
+
+    root: str | None = None
+    max_bytes: Annotated[int, Meta(ge=1)] = 32 * 1024 * 1024
+
+
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A public model name, or many.
 
@@ -181,6 +211,13 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         policy: Members of the policy that differ.
         headers: More headers for the upstream; never shown.
         headers_env: The same, from environment variables.
+        token_ids: Whether replies carry token ids and log-probs, and earlier turns go back with
+            theirs.
+        context_overflow: What a caller gets whose prompt is too long; ``None`` leaves relayed
+            errors as they are.
+        sequential_reasoning: Whether a model that has only thought so far may be asked to go on.
+        audio: How audio comes in ``metadata``; ``None`` leaves ``metadata`` as it is.
+        reward_roles: Members of ``metadata`` that become messages with these roles, in this order.
     """
 
     name: str
@@ -195,6 +232,11 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: dict[str, JSON] = {}
     headers: dict[str, str] = {}
     headers_env: dict[str, str] = {}
+    token_ids: bool = False
+    context_overflow: Overflow | None = None
+    sequential_reasoning: bool = True
+    audio: Audio | None = None
+    reward_roles: list[RewardRole] = []
 
 
 class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -120,7 +120,7 @@ class Change:
         self._extras = extras
         self._dialect = dialect
         self.restores: dict[str, JSON] = {}
-        if shaping.model is not None and shaping.model != head.model:
+        if head.model is not None and shaping.model not in (None, head.model):
             self.restores["model"] = head.model
         if extras is not None and dialect is Dialect.RESPONSES:
             self.restores["metadata"] = head.metadata

@@ -39,6 +39,7 @@ class Context:
         plain_tools: Namespaces and names of tools whose calls have to say that nothing in them is
             encrypted.
         output_limit: Output tokens that the caller allows, if it set a limit.
+        token_ids: Whether earlier turns go back with token ids; texts then stay to the letter.
         public_model: Model name to put into replies; ``None`` leaves the upstream's.
     """
 
@@ -66,6 +67,7 @@ class Context:
         self.bound_tool: ToolName | None = None
         self.plain_tools: set[tuple[str | None, str]] = set()
         self.output_limit: int | None = None
+        self.token_ids = False
 
     def lose(self, param: str, why: str) -> None:
         """Record that a member of the source body will not arrive.

@@ -26,9 +26,14 @@ _STATUSES = {
 """Codes of errors that come without an HTTP status, in a stream or in a reply that failed."""
 _OVERFLOW = re.compile(
     # What "cannot be greater than max_model_len" is the output limit, whatever the prompt's length.
-    r"maximum context length|(?<!greater than )max_model_len|context_length_exceeded|context window"
-    r"|maximum model length|longer than the maximum|exceeds the available context size",
+    r"(?:maximum|model's) context length|context length of only|context_length_exceeded"
+    r"|(?<!greater than )max_model_len|context window|maximum model length|longer than the maximum"
+    r"|exceeds the available context size",
     re.IGNORECASE,
+)
+_CONTEXT = re.compile(r"context length (?:is|of) (\d+)")
+_OUTPUT = re.compile(
+    r"is too large: (\d+)|(\d+) (?:tokens )?(?:in|for) the completion|requested (\d+) output tokens"
 )
 _LONGEST_MESSAGE = 4000
 
@@ -71,7 +76,9 @@ def error_of(value: JSON, status: int, params: Mapping[str, str]) -> ErrorInfo:
     param = members.get("param")
     if isinstance(param, str):
         param = rename_param(param, params)
-    if _OVERFLOW.search(message) and status in (400, 413, 422):
+    if status in (400, 413, 422) and _asks_for_too_much(message):
+        param = "max_output_tokens"
+    elif status in (400, 413, 422) and _OVERFLOW.search(message):
         code, param = "context_length_exceeded", "items"
     if status == 404 and "model" in message and "exist" in message:
         code = "model_not_found"
@@ -91,6 +98,14 @@ def _status_of(code: JSON) -> int:
         case str():
             return _STATUSES.get(code, 502)
     return 502
+
+
+def _asks_for_too_much(message: str) -> bool:
+    """Whether an output limit alone is beyond the context: then no shorter prompt would do."""
+    context, output = _CONTEXT.search(message), _OUTPUT.search(message)
+    if context is None or output is None:
+        return False
+    return int(output[output.lastindex or 0]) >= int(context[1])
 
 
 def is_error(value: JSON, payload: str) -> bool:

@@ -94,10 +94,11 @@ class PartEnd(msgspec.Struct, gc=False):
 
 
 class ItemEnd(msgspec.Struct, gc=False):
-    """An item is final."""
+    """An item is final. ``extra`` holds vendor members that came after the item's start."""
 
     index: int
     status: Status = Status.COMPLETED
+    extra: dict[str, JSON] = {}
 
 
 class UsageUpdate(msgspec.Struct):
@@ -227,6 +228,8 @@ class Assembler:
                 fold.is_open = False
                 if isinstance(fold.item, Message | Reasoning | ToolCall):
                     fold.item.status = event.status
+                    if event.extra:
+                        fold.item.extra = {**fold.item.extra, **event.extra}
             case UsageUpdate():
                 self._require(State.STARTED, event)
                 self.response.usage = event.usage

@@ -59,14 +59,14 @@ def unfold_item(index: int, item: Item) -> list[Event]:
                     events += [AnnotationAdded(index, a) for a in part.annotations]
                 elif isinstance(part, Refusal):
                     events.append(RefusalDelta(index, part.text, part.logprobs))
-            return [*events, ItemEnd(index, item.status)]
+            return [*events, ItemEnd(index, item.status, item.extra)]
         case Reasoning():
             texts = [(t, False) for t in item.content] + [(t, True) for t in item.summary]
             for position, (text, is_summary) in enumerate(texts):
                 if position:
                     events.append(PartEnd(index))
                 events.append(ReasoningDelta(index, text, is_summary))
-            return [*events, ItemEnd(index, item.status)]
+            return [*events, ItemEnd(index, item.status, item.extra)]
         case ToolCall(arguments=arguments):
             if arguments:
                 events.append(ArgumentsDelta(index, arguments))

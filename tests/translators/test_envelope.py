@@ -76,11 +76,64 @@ def test_given_type_and_code_are_kept() -> None:
         "This model's maximum context length is 512 tokens.",
         "the prompt is longer than the maximum model length of 512",
         "exceeds the available context size",
+        # OpenAI, DeepSeek, and vLLM until 0.9
+        "This model's maximum context length is 16384 tokens. However, you requested 19591 tokens "
+        "(9591 in the messages, 10000 in the completion). Please reduce the length of the messages "
+        "or completion.",
+        # vLLM until 0.11
+        "'max_tokens' or 'max_completion_tokens' is too large: 4000. This model's maximum context "
+        "length is 4096 tokens and your request has 120 input tokens (4000 > 4096 - 120).",
+        # vLLM since
+        "This model's maximum context length is 4096 tokens. However, you requested 100 output "
+        "tokens and your prompt contains at least 3997 input tokens, for a total of at least 4097.",
+        "Input length (5000) exceeds model's maximum context length (4096).",
+        "The engine prompt length 5000 exceeds the max_model_len 4096. Please reduce prompt.",
+        # SGLang
+        "The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+        "Requested token count exceeds the model's maximum context length of 4096 tokens. You "
+        "requested a total of 5010 tokens: 4010 tokens from the input messages and 1000 tokens for "
+        "the completion.",
+        # llama.cpp
+        "request (5000 tokens) exceeds the available context size (4096 tokens), try increasing it",
+        # LM Studio
+        "However, the model is loaded with context length of only 4096 tokens",
     ],
 )
 def test_context_overflow(message: str) -> None:
     error = error_of({"error": {"message": message, "param": "max_tokens"}}, 400, PARAMS)
     assert (error.code, error.param) == ("context_length_exceeded", "items")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum context "
+        "length is 4096 tokens and your request has 12 input tokens (5000 > 4096 - 12).",
+        "This model's maximum context length is 4096 tokens. However, you requested 5010 tokens "
+        "(10 in the messages, 5000 in the completion).",
+        "This model's maximum context length is 4096 tokens. However, you requested 4096 output "
+        "tokens and your prompt contains at least 1 input tokens, for a total of at least 4097.",
+        "Requested token count exceeds the model's maximum context length of 4096 tokens. You "
+        "requested a total of 5010 tokens: 10 tokens from the input messages and 5000 tokens for "
+        "the completion.",
+    ],
+)
+def test_output_limit_beyond_the_context_is_no_overflow(message: str) -> None:
+    """No prompt would be short enough, so the fault is the limit's."""
+    error = error_of({"error": {"message": message, "code": 400}}, 400, PARAMS)
+    assert (error.code, error.param) == (None, "max_output_tokens")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens=5000 cannot be greater than max_model_len=4096. Please request fewer output "
+        "tokens.",
+        "max_tokens must be at least 1, got 0.",
+    ],
+)
+def test_bad_output_limit_is_no_overflow(message: str) -> None:
+    assert None is error_of({"error": {"message": message}}, 400, PARAMS).code
 
 
 def test_context_overflow_needs_a_request_fault() -> None:

@@ -45,6 +45,7 @@ from translators.events import (
 from translators.profiles import ThinkTags
 from translators.sse import Frame
 from translators.think import ThinkSplitter
+from translators.token_ids import read_token_ids
 from translators.wire import JSON, decode, extra_of, known_members, open_as
 
 _CHUNK_MEMBERS = known_members(schema.ChatCompletion) | {"obfuscation"}
@@ -78,6 +79,7 @@ class ChatReader:
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
         self._extra: dict[str, JSON] = {}
+        self._token_ids: dict[str, JSON] = {}
 
     def feed(self, frame: Frame) -> list[Event]:
         """Events of one frame; none after the end.
@@ -171,7 +173,9 @@ class ChatReader:
         if isinstance(reason, str) and reason:
             self._finish_reason = reason
         self._keep(extra_of(choice, _CHOICE_MEMBERS))
-        self._keep(extra_of(delta, _DELTA_MEMBERS))
+        if extra := extra_of(delta, _DELTA_MEMBERS):
+            self._token_ids |= read_token_ids(extra, "choices[0].delta", UpstreamProtocolError)
+            self._keep({k: v for k, v in extra.items() if k not in self._token_ids})
 
     def _split_text(self, pieces: Iterable[tuple[bool, str]], events: list[Event]) -> None:
         for is_thought, piece in pieces:
@@ -183,7 +187,7 @@ class ChatReader:
     def _read_text(self, text: str, events: list[Event]) -> None:
         """Hold back blank text until a message is certain: models pad calls with line ends."""
         is_message = self._open is not None and self._open[1] is Message
-        if not is_message and not text.strip():
+        if not is_message and not text.strip() and not self._ctx.token_ids:
             self._blank += text
             return
         index = self._ensure(Message, events)
@@ -254,5 +258,8 @@ class ChatReader:
             is_last = i == len(calls) - 1 and self._open is None
             events.append(ItemEnd(index, cut if is_last else Status.COMPLETED))
         self._close(events, cut)
+        if self._token_ids:
+            last_end = [event for event in events if isinstance(event, ItemEnd)][-1]
+            last_end.extra = self._token_ids
         events.append(ResponseEnd(stop, self._finish_reason, self._extra))
         return events

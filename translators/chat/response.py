@@ -33,11 +33,13 @@ from translators.envelope import error_of, is_error
 from translators.errors import UpstreamProtocolError
 from translators.profiles import ChatReasoning, ThinkTags
 from translators.think import split
+from translators.token_ids import MEMBERS as TOKEN_MEMBERS
+from translators.token_ids import carried, carry, read_token_ids
 from translators.wire import JSON, extra_of, is_json, known_members, open_as
 
 _REPLY_MEMBERS = known_members(schema.ChatCompletion)
 _CHOICE_MEMBERS = known_members(schema.Choice)
-_MESSAGE_MEMBERS = known_members(schema.Message)
+_MESSAGE_MEMBERS = known_members(schema.Message) | TOKEN_MEMBERS
 
 STOP_REASONS = {
     "stop": StopReason.STOP,
@@ -88,6 +90,7 @@ def read_response(body: dict[str, JSON], ctx: Context) -> Response:
     output = _read_output(message, choice, ctx)
     if ctx.bound_tool is not None:
         output = text_as_call(output, ctx)
+    carry(output[-1], read_token_ids(choice.message, "choices[0].message", fault))
     extra = (
         extra_of(body, _REPLY_MEMBERS)
         | extra_of(wire.choices[0], _CHOICE_MEMBERS)
@@ -127,7 +130,7 @@ def _read_output(message: schema.Message, choice: schema.Choice, ctx: Context) -
     logprobs = choice.logprobs or schema.Logprobs()
     has_calls = any(isinstance(item, ToolCall) for item in items)
     text = "".join(part.text for part in parts if isinstance(part, Text))
-    if not text or (has_calls and not text.strip()):
+    if not text or (has_calls and not text.strip() and not ctx.token_ids):
         parts = [part for part in parts if not isinstance(part, Text)]
     for part in parts:
         if isinstance(part, Text):
@@ -290,6 +293,7 @@ def _write_message(output: Sequence[Item], ctx: Context) -> tuple[JSON, JSON]:
     logprobs: dict[str, list[JSON]] = {}
     extra: dict[str, JSON] = {}
     for item in output:
+        extra |= carried(item)
         match item:
             case Reasoning():
                 thoughts.append("\n".join(item.content or item.summary))

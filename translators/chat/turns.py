@@ -29,6 +29,8 @@ from translators.context import Context
 from translators.errors import UnsupportedFeature
 from translators.names import ToolNames
 from translators.profiles import ReasoningHistory
+from translators.token_ids import MEMBERS as TOKEN_MEMBERS
+from translators.token_ids import carried
 from translators.wire import JSON
 
 
@@ -60,6 +62,7 @@ class _Turns:
         self._said: Message | None = None
         self._calls: list[JSON] = []
         self._media: list[Part] = []
+        self._token_ids: dict[str, JSON] = {}
 
     def add(self, item: Item) -> None:
         """Take the next item."""
@@ -68,10 +71,13 @@ class _Turns:
         match item:
             case Reasoning():
                 self._add_reasoning(item)
+                self._note_token_ids(item)
             case Message(role=Role.ASSISTANT):
                 self._say(item)
+                self._note_token_ids(item)
             case ToolCall():
                 self._calls.append(self._write_call(item))
+                self._note_token_ids(item)
             case ToolResult():
                 self.end_turn()
                 self._add_result(item)
@@ -104,6 +110,14 @@ class _Turns:
             parts = [*self._said.parts, Text("\n\n"), *item.parts]
             self._said = Message(Role.ASSISTANT, parts, extra=self._said.extra | item.extra)
 
+    def _note_token_ids(self, item: Item) -> None:
+        """Keep a turn's token ids, which its last item carries."""
+        found = carried(item)
+        if found and self._ctx.token_ids:
+            self._token_ids = found
+        elif found:
+            self._ctx.lose("items", "token ids go back only to models that are set to give them")
+
     def _write_call(self, call: ToolCall) -> JSON:
         name = self._names.flat(call.name, call.namespace)
         if call.kind is ToolKind.CUSTOM and self._ctx.profile.custom_tools:
@@ -118,11 +132,12 @@ class _Turns:
     def end_turn(self) -> None:
         """Write the assistant turn under way, if there is one."""
         reasoning, said, calls = self._reasoning, self._said, self._calls
+        token_ids, self._token_ids = self._token_ids, {}
         if not (reasoning or said or calls):
             return
         self._reasoning, self._said, self._calls = [], None, []
         if said is None and not calls:
-            self._attach_backward(reasoning)
+            self._attach_backward(reasoning, token_ids)
             return
         message: dict[str, JSON] = {"role": "assistant", "content": self._ctx.profile.empty_content}
         if said is not None:
@@ -133,8 +148,9 @@ class _Turns:
         if said is not None:
             if said.name is not None:
                 message["name"] = said.name
-            message |= {k: v for k, v in said.extra.items() if k not in message}
-        self.messages.append(message)
+            known = message.keys() | TOKEN_MEMBERS
+            message |= {k: v for k, v in said.extra.items() if k not in known}
+        self.messages.append(message | token_ids)
 
     def _set_content(self, message: JSON, parts: Sequence[Part], *, calls: bool) -> None:
         if self._ctx.profile.refusal_field:
@@ -148,15 +164,15 @@ class _Turns:
         if content or not calls:
             message["content"] = content
 
-    def _attach_backward(self, reasoning: list[str]) -> None:
+    def _attach_backward(self, reasoning: list[str], token_ids: dict[str, JSON]) -> None:
         """Keep reasoning that no message follows, as of a reply that was cut while thinking."""
         last = self.messages[-1] if self.messages else None
         if last is None or last["role"] != "assistant":
             last = {"role": "assistant", "content": ""}
             if self._set_reasoning(last, reasoning, calls=False):
-                self.messages.append(last)
-        else:
-            self._set_reasoning(last, reasoning, calls="tool_calls" in last)
+                self.messages.append(last | token_ids)
+        elif self._set_reasoning(last, reasoning, calls="tool_calls" in last):
+            last.update(token_ids)
 
     def _set_reasoning(self, message: JSON, texts: list[str], *, calls: bool) -> bool:
         profile = self._ctx.profile

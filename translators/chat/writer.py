@@ -24,6 +24,7 @@ from translators.events import (
     AnnotationAdded,
     ArgumentsDelta,
     Event,
+    ItemEnd,
     ItemStart,
     PartEnd,
     ReasoningDelta,
@@ -35,6 +36,7 @@ from translators.events import (
     UsageUpdate,
 )
 from translators.sse import DONE, encode_frame
+from translators.token_ids import MEMBERS as TOKEN_MEMBERS
 from translators.wire import JSON, encode
 
 
@@ -52,6 +54,7 @@ class ChatWriter:
         self._has_reasoned = False
         self._gap = ""
         self._usage: Usage | None = None
+        self._token_ids: dict[str, JSON] = {}
 
     def feed(self, event: Event) -> bytes:
         """The frames of one event, possibly none."""
@@ -81,6 +84,8 @@ class ChatWriter:
                     self._gap = "\n"
             case ResponseStart():
                 return self._start(event)
+            case ItemEnd(extra=extra):
+                self._token_ids |= {k: v for k, v in extra.items() if k in TOKEN_MEMBERS}
             case UsageUpdate(usage=usage):
                 self._usage = usage
             case ResponseEnd():
@@ -131,7 +136,7 @@ class ChatWriter:
         if stop is StopReason.STOP and self._calls:
             stop = StopReason.TOOL_CALLS
         self._base = {**event.extra, **self._base}
-        last = self._chunk({}, finish=stop.value)
+        last = self._chunk(self._token_ids, finish=stop.value)
         if self._request.include_usage and self._usage is not None:
             usage = {**self._base, "choices": [], "usage": write_usage(self._usage)}
             last += encode_frame(None, encode(usage))

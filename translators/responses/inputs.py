@@ -25,6 +25,8 @@ from translators.responses.compaction import read_compaction, read_trigger
 from translators.responses.history import is_readable, tell
 from translators.responses.items import read_item
 from translators.responses.tools import read_tools
+from translators.token_ids import MEMBERS as TOKEN_MEMBERS
+from translators.token_ids import carry, read_token_ids
 from translators.wire import JSON, open_as
 
 
@@ -68,6 +70,8 @@ def _read_items(bodies: list[JSON], given: Input, ctx: Context) -> None:
     for i, body in enumerate(bodies):
         path = f"input[{i}]"
         item = read_item(body, path)
+        if not TOKEN_MEMBERS.isdisjoint(body):
+            carry(item, read_token_ids(body, path))
         if isinstance(item, Opaque) and is_readable(item.kind):
             item = tell(body)
         if isinstance(body.get("id"), str):
