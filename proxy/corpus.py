@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from translators import CODECS
+from translators import CODECS, UPSTREAM_CODECS
 from translators.canonical import Response
 from translators.context import counting_ids
 from translators.envelope import info_of
@@ -26,7 +26,7 @@ from translators.sse import SSEDecoder
 from translators.translation import Translation
 from translators.wire import JSON, decode, decode_object, encode
 
-PAIRS = tuple(f"{a}-{b}" for a in CODECS for b in CODECS if a is not b)
+PAIRS = tuple(f"{a}-{b}" for a in CODECS for b in UPSTREAM_CODECS if a is not b)
 """Names of the folders that hold a pair's cases: the caller's dialect, then the upstream's."""
 SSE = "sse"
 NOW_UNIX_S = 1_700_000_000.0
@@ -115,6 +115,11 @@ class Case:
         return self.folder.parent.name.partition("-")[0]
 
     @property
+    def upstream(self) -> str:
+        """The upstream's dialect."""
+        return self.folder.parent.name.partition("-")[2]
+
+    @property
     def is_framing(self) -> bool:
         """Whether it is about cutting bytes into events, and not about a pair."""
         return self.folder.parent.name == SSE
@@ -135,11 +140,10 @@ class Case:
 
     def translation(self) -> Translation:
         """A translation of the case's pair, with counted ids and a clock that stands still."""
-        caller, _, upstream = self.folder.parent.name.partition("-")
         profile, policy = self.facts.settings()
         translation = Translation.between(
-            caller,
-            upstream,
+            self.caller,
+            self.upstream,
             profile=profile,
             policy=policy,
             new_id=counting_ids(),

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import msgspec
 
+from translators import CODECS
 from translators.context import counting_ids
 from translators.dialect import Dialect
-from translators.errors import ErrorInfo
+from translators.errors import ErrorInfo, TranslationError
 from translators.profiles import PROFILES
 from translators.translation import Translation
 from translators.wire import JSON, decode_object, encode
@@ -45,6 +46,8 @@ def translate(options: argparse.Namespace) -> int:
     caller, upstream = options.source, options.target
     if options.kind != "request":
         caller, upstream = upstream, caller
+    if caller not in CODECS:
+        raise TranslationError(f"No caller speaks {caller}; requests are only translated to it.")
     translation = Translation.between(
         caller,
         upstream,

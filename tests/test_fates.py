@@ -14,9 +14,10 @@ from openai.types.responses import response_create_params as response_params
 from openai.types.responses import response_input_content_param, response_output_message_param
 
 from translators.chat import fates as chat
+from translators.completions import fates as completions
 from translators.errors import UnsupportedFeature
 from translators.fates import Fate, Table, with_fate
-from translators.profiles import HostedTools, Policy
+from translators.profiles import HostedTools, Policy, Profile, Render
 from translators.responses import fates as responses
 from translators.translation import Translation
 
@@ -82,6 +83,10 @@ KNOWN_TO_THE_SDK = {
         chat.REQUEST,
         fields(chat_params.CompletionCreateParamsBase, chat_params.CompletionCreateParamsStreaming),
     ),
+    "chat request to completions": (
+        completions.REQUEST,
+        fields(chat_params.CompletionCreateParamsBase, chat_params.CompletionCreateParamsStreaming),
+    ),
     "chat parts": (
         chat.PARTS,
         tags(chat_types.ChatCompletionContentPartParam)
@@ -126,6 +131,25 @@ def test_refused_chat_fields_are_refused_by_name(field: str) -> None:
     assert refused.value.param == field
 
 
+@pytest.mark.parametrize("field", with_fate(completions.REQUEST, Fate.REFUSED))
+def test_chat_fields_are_refused_towards_completions(field: str) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], field: ["audio"]}
+    with pytest.raises(UnsupportedFeature) as refused:
+        Translation.between("chat", "completions").request(body)
+    assert refused.value.param == field
+
+
+@pytest.mark.parametrize("field", with_fate(completions.REQUEST, Fate.LOST))
+def test_chat_fields_are_lost_towards_completions(field: str) -> None:
+    profile = Profile(render=Render.CHAT_TEMPLATE)
+    translation = Translation.between("chat", "completions", profile=profile)
+    tool = {"type": "function", "function": {"name": "f"}}
+    messages = [{"role": "user", "content": "Hi"}]
+    body = {"model": "m", "messages": messages, "tools": [tool], field: False}
+    assert field not in translation.request(body)
+    assert [loss.param for loss in translation.losses] == [field]
+
+
 @pytest.mark.parametrize("kind", with_fate(responses.TOOLS, Fate.POLICY))
 def test_hosted_tools_are_refused_or_dropped(kind: str) -> None:
     body: Any = {"model": "m", "input": "Hi", "tools": [{"type": kind}]}
@@ -156,6 +180,7 @@ TITLES = {
     "Responses tool choices, towards Chat": responses.CHOICES,
     "Responses content parts, towards Chat": responses.PARTS,
     "Chat request members, towards Responses": chat.REQUEST,
+    "Chat request members, towards Completions": completions.REQUEST,
     "Chat messages by role, towards Responses": chat.MESSAGES,
     "Chat content parts, towards Responses": chat.PARTS,
     "Chat tools, towards Responses": chat.TOOLS,

@@ -270,6 +270,7 @@ class Request(msgspec.Struct):
         effort: Reasoning effort in the caller's word.
         knobs: Members of one name and meaning in all OpenAI dialects (``temperature``, ...).
         include_usage: Whether a Chat caller asked for the usage chunk of a stream.
+        choices: How many answers a Chat caller wants to choose from.
         extra: Vendor members, forwarded to an upstream of the OpenAI family as they are.
         echo: What the caller's dialect repeats in its replies; read by that dialect alone.
     """
@@ -286,6 +287,7 @@ class Request(msgspec.Struct):
     effort: JSON = None
     stream: bool = False
     include_usage: bool = False
+    choices: int = 1
     metadata: JSON = None
     store: JSON = None
     knobs: dict[str, JSON] = {}
@@ -322,6 +324,7 @@ class Response(msgspec.Struct):
         raw_stop: The upstream's own word for ``stop``.
         error: Why the model failed.
         extra: Vendor members of the reply.
+        alternatives: Further answers to the same request, without usage of their own.
     """
 
     id: str
@@ -333,3 +336,4 @@ class Response(msgspec.Struct):
     usage: Usage | None = None
     error: ErrorInfo | None = None
     extra: dict[str, JSON] = {}
+    alternatives: list["Response"] = []

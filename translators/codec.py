@@ -37,32 +37,41 @@ class StreamWriter(Protocol):
         """A frame that means nothing but that the stream is alive."""
 
 
-@dataclass(frozen=True)
-class Codec:
-    """One dialect.
+@dataclass(frozen=True, kw_only=True)
+class UpstreamCodec:
+    """One dialect, as it is spoken to an upstream.
 
     Attributes:
         dialect: Its name.
         path: Its path below the API root.
-        params: Canonical request members -> the dialect's, where the names differ.
-        read_request: Caller's body -> canonical request.
         write_request: Canonical request -> upstream's body.
         read_response: Upstream's reply -> canonical reply.
-        write_response: Canonical reply -> caller's reply.
         read_error: Status and body of an upstream's error -> canonical error.
-        write_error: Canonical error -> caller's body.
         reader: Makes a reader for one stream.
-        writer: Makes a writer for one stream.
     """
 
     dialect: Dialect
     path: str
-    params: Mapping[str, str]
-    read_request: Callable[[dict[str, JSON], Context], Request]
     write_request: Callable[[Request, Context], dict[str, JSON]]
     read_response: Callable[[dict[str, JSON], Context], Response]
-    write_response: Callable[[Response, Request, Context], dict[str, JSON]]
     read_error: Callable[[int, bytes], ErrorInfo]
-    write_error: Callable[[ErrorInfo], dict[str, JSON]]
     reader: Callable[[Context], StreamReader]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codec(UpstreamCodec):
+    """One dialect that callers speak as well.
+
+    Attributes:
+        params: Canonical request members -> the dialect's, where the names differ.
+        read_request: Caller's body -> canonical request.
+        write_response: Canonical reply -> caller's reply.
+        write_error: Canonical error -> caller's body.
+        writer: Makes a writer for one stream.
+    """
+
+    params: Mapping[str, str]
+    read_request: Callable[[dict[str, JSON], Context], Request]
+    write_response: Callable[[Response, Request, Context], dict[str, JSON]]
+    write_error: Callable[[ErrorInfo], dict[str, JSON]]
     writer: Callable[[Request, Context], StreamWriter]

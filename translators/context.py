@@ -40,6 +40,8 @@ class Context:
             encrypted.
         output_limit: Output tokens that the caller allows, if it set a limit.
         token_ids: Whether earlier turns go back with token ids; texts then stay to the letter.
+        top_logprobs: Log-probs of other tokens that the caller wants beside each token's own.
+        choices: Answers that the caller wants; an upstream's further ones are left aside.
         public_model: Model name to put into replies; ``None`` leaves the upstream's.
     """
 
@@ -68,6 +70,8 @@ class Context:
         self.plain_tools: set[tuple[str | None, str]] = set()
         self.output_limit: int | None = None
         self.token_ids = False
+        self.top_logprobs = 0
+        self.choices = 1
 
     def lose(self, param: str, why: str) -> None:
         """Record that a member of the source body will not arrive.

@@ -8,3 +8,5 @@ class Dialect(StrEnum):
 
     CHAT = "chat"
     RESPONSES = "responses"
+    COMPLETIONS = "completions"
+    """Spoken by upstreams only."""

@@ -7,7 +7,7 @@
 | started       | ItemStart(i), i new                     | started, i open |
 | started       | a delta or PartEnd of i, i open         | started         |
 | started       | ItemEnd(i), i open                      | started         |
-| started       | UsageUpdate                             | started         |
+| started       | UsageUpdate, AlternativeEvent           | started         |
 | started       | ResponseEnd, nothing open               | ended           |
 | ended, failed | anything                                | an error        |
 
@@ -121,6 +121,16 @@ class ResponseFailed(msgspec.Struct):
     error: ErrorInfo
 
 
+class AlternativeEvent(msgspec.Struct):
+    """An event of a further answer to the same request, which is a stream of its own.
+
+    ``number`` counts such answers from 1. None of them fails by itself.
+    """
+
+    number: int
+    event: "Event"
+
+
 Event = (
     ResponseStart
     | ItemStart
@@ -132,6 +142,7 @@ Event = (
     | PartEnd
     | ItemEnd
     | UsageUpdate
+    | AlternativeEvent
     | ResponseEnd
     | ResponseFailed
 )
@@ -188,6 +199,7 @@ class Assembler:
         self.state = State.IDLE
         self.response = Response(id="", model="", created=0, output=[])
         self._folds: dict[int, _Fold] = {}
+        self._alternatives: dict[int, Assembler] = {}
 
     def feed(self, event: Event) -> None:
         """Fold one event.
@@ -233,6 +245,9 @@ class Assembler:
             case UsageUpdate():
                 self._require(State.STARTED, event)
                 self.response.usage = event.usage
+            case AlternativeEvent():
+                self._require(State.STARTED, event)
+                self._alternatives.setdefault(event.number, Assembler()).feed(event.event)
             case ResponseStart():
                 self._require(State.IDLE, event)
                 self.state = State.STARTED
@@ -308,10 +323,14 @@ class Assembler:
         self._require(State.STARTED, event)
         if any(fold.is_open for fold in self._folds.values()):
             raise IllegalEvent("the response ends while an item is open")
+        alternatives = [part for _, part in sorted(self._alternatives.items())]
+        if any(part.state is not State.ENDED for part in alternatives):
+            raise IllegalEvent("the response ends before its alternatives")
         self.state = State.ENDED
         self.response.stop = event.stop
         self.response.raw_stop = event.raw_stop
         self.response.extra = event.extra
+        self.response.alternatives = [part.response for part in alternatives]
 
 
 def fold(events: list[Event]) -> Response:

@@ -35,6 +35,15 @@ class ThinkTags(StrEnum):
     """The prompt ends with ``<think>``: all up to ``</think>`` is reasoning."""
 
 
+class Render(StrEnum):
+    """How a conversation becomes the prompt of a Completions upstream."""
+
+    RAW = "raw"
+    """The text of one user message, after that of at most one system message."""
+    CHAT_TEMPLATE = "chat-template"
+    """The upstream renders and tokenizes it, as for Chat."""
+
+
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Facts about one kind of upstream.
 
@@ -47,6 +56,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         efforts: Reasoning efforts that it does not know -> those to send instead.
         thinking_switch: Member of ``chat_template_kwargs`` to set to false for effort ``none``.
         think_tags: Whether it leaves reasoning in the text.
+        render: How its Completions endpoint is given a conversation.
         token_limit_field: Chat member for the output limit.
         tool_images: Whether a tool message may hold image parts; else they follow in a user
             message.
@@ -74,6 +84,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     efforts: dict[str, str] = {}
     thinking_switch: str | None = None
     think_tags: ThinkTags = ThinkTags.OFF
+    render: Render = Render.RAW
     token_limit_field: str = "max_completion_tokens"
     tool_images: bool = False
     refusal_field: bool = False

@@ -14,9 +14,9 @@ import uuid
 from collections.abc import Callable
 from typing import Self
 
-from translators import CODECS
+from translators import CODECS, UPSTREAM_CODECS
 from translators.canonical import Request, Response
-from translators.codec import Codec
+from translators.codec import Codec, UpstreamCodec
 from translators.context import Context, Seal
 from translators.dialect import Dialect
 from translators.errors import ErrorInfo, Loss
@@ -38,7 +38,7 @@ class Translation:
     is changed, but results may share parts with what was given.
     """
 
-    def __init__(self, caller: Codec, upstream: Codec, ctx: Context) -> None:
+    def __init__(self, caller: Codec, upstream: UpstreamCodec, ctx: Context) -> None:
         """Translate between two codecs."""
         self.caller = caller
         self.upstream = upstream
@@ -76,7 +76,7 @@ class Translation:
             policy=policy or Policy(),
             seal=seal,
         )
-        return cls(CODECS[Dialect(caller)], CODECS[Dialect(upstream)], ctx)
+        return cls(CODECS[Dialect(caller)], UPSTREAM_CODECS[Dialect(upstream)], ctx)
 
     @property
     def losses(self) -> list[Loss]:

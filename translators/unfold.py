@@ -2,6 +2,7 @@
 
 from translators.canonical import Item, Message, Reasoning, Refusal, Response, Text, ToolCall
 from translators.events import (
+    AlternativeEvent,
     AnnotationAdded,
     ArgumentsDelta,
     Event,
@@ -23,6 +24,8 @@ def unfold(response: Response) -> list[Event]:
     events: list[Event] = [ResponseStart(response.id, response.model, response.created)]
     for index, item in enumerate(response.output):
         events += unfold_item(index, item)
+    for number, alternative in enumerate(response.alternatives, 1):
+        events += [AlternativeEvent(number, event) for event in unfold(alternative)]
     if response.usage is not None:
         events.append(UsageUpdate(response.usage))
     if response.error is not None:

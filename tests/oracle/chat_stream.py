@@ -11,7 +11,10 @@ _REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
 
 
 class ChatStreamChecker:
-    """Follows a stream chunk by chunk and raises ``AssertionError`` at the first fault."""
+    """Follows a stream chunk by chunk and raises ``AssertionError`` at the first fault.
+
+    What it says is choice 0; ``others`` has those of higher indexes.
+    """
 
     def __init__(self, *, wants_usage: bool) -> None:
         self.content = ""
@@ -21,6 +24,7 @@ class ChatStreamChecker:
         self.finish_reason: str | None = None
         self.usage: JSON = None
         self.error: JSON = None
+        self.others: dict[int, ChatStreamChecker] = {}
         self._wants_usage = wants_usage
         self._base: JSON = None
 
@@ -39,12 +43,15 @@ class ChatStreamChecker:
         self._base = base
         if not body["choices"]:
             assert self._wants_usage, "usage that nobody asked for"
-            assert self.finish_reason is not None
+            assert all(each.finish_reason is not None for each in (self, *self.others.values()))
             self.usage = body["usage"]
             assert body["usage"]["total_tokens"] >= 0
             return
         (choice,) = body["choices"]
-        assert choice["index"] == 0
+        if index := choice["index"]:
+            other = self.others.setdefault(index, ChatStreamChecker(wants_usage=False))
+            other.feed({**body, "choices": [{**choice, "index": 0}]})
+            return
         assert self.finish_reason is None, "a choice after its end"
         self.finish_reason = choice["finish_reason"]
         assert self.finish_reason is None or self.finish_reason in _REASONS
@@ -88,5 +95,6 @@ def check_chat_stream(stream: bytes, *, wants_usage: bool) -> ChatStreamChecker:
         else:
             checker.feed(decode(frame.data))
     assert done == (0 if checker.error else 1)
-    assert (checker.finish_reason is None) is (checker.error is not None)
+    for each in (checker, *checker.others.values()):
+        assert (each.finish_reason is None) is (checker.error is not None)
     return checker

@@ -25,7 +25,7 @@ BOTH = [
     for case in cases.STREAM_CASES
     if corpus.REPLY in case.files and case.facts.fold is None
     # Its stream and its reply have different second choices.
-    if case.caller == "responses" and case.folder.name != "only-the-first-choice-is-read"
+    if case.upstream == "chat" and case.folder.name != "only-the-first-choice-is-read"
 ]
 """Chat upstreams that were asked twice, for a whole reply and for a stream."""
 

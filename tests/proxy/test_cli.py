@@ -346,6 +346,23 @@ def test_translate_of_a_file_that_is_not_there(
     assert "absent.json" in error
 
 
+def test_translate_to_and_from_what_only_upstreams_speak(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(msgspec.json.encode(chat_request("Hi")))
+    status, out, _ = translate(capsysbinary, "--from", "chat", "--to", "completions", str(path))
+    assert (status, msgspec.json.decode(out)) == (0, {"model": "m", "prompt": "Hi"})
+    flags = ("--from", "completions", "--to", "chat")
+    status, out, error = translate(capsysbinary, *flags, str(path))
+    assert (status, out) == (2, b"")
+    assert "No caller speaks completions" in error
+    path.write_bytes(b'{"choices": [{"text": "Hi"}]}')
+    status, out, _ = translate(capsysbinary, *flags, "--kind", "reply", str(path))
+    assert status == 0
+    assert msgspec.json.decode(out)["choices"][0]["message"]["content"] == "Hi"
+
+
 def test_translate_to_the_same_dialect(
     tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -305,7 +305,7 @@ async def test_record_replaces_a_case_only_if_told(folder: Path, capsys: Capture
 @pytest.mark.parametrize(
     ("place", "request_", "flags", "words"),
     [
-        ("chat-chat/x", responses_request(), "", "is one of chat-responses, responses-chat"),
+        ("chat-chat/x", responses_request(), "", "is one of chat-responses, chat-completions"),
         ("responses-chat/x", responses_request(), "--key-env NOT_SET", "NOT_SET is not set"),
         ("responses-chat/x", responses_request(), "--policy drop", "NAME=VALUE"),
         ("responses-chat/x", responses_request(), "--policy orphans=x", "--policy: Invalid"),

@@ -109,7 +109,7 @@ def test_refused_members_that_ask_for_nothing(member: str, value: JSON) -> None:
 
 
 @pytest.mark.parametrize(
-    ("member", "value"), [("n", 2), ("modalities", ["text", "audio"]), ("audio", {"voice": "x"})]
+    ("member", "value"), [("modalities", ["text", "audio"]), ("audio", {"voice": "x"})]
 )
 def test_refused_members(member: str, value: JSON) -> None:
     with pytest.raises(UnsupportedFeature, match=f"'{member}'") as caught:

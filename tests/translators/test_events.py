@@ -16,6 +16,7 @@ from translators.canonical import (
 )
 from translators.errors import ErrorInfo
 from translators.events import (
+    AlternativeEvent,
     AnnotationAdded,
     ArgumentsDelta,
     Assembler,
@@ -84,6 +85,10 @@ def thought(index: int = 0) -> ItemStart:
         [BEGIN, call(), AnnotationAdded(0, {})],
         [BEGIN, thought(), TextDelta(0, "x")],
         [BEGIN, message(), FAILED, TextDelta(0, "x")],
+        [AlternativeEvent(1, BEGIN)],
+        [BEGIN, AlternativeEvent(1, message())],
+        [BEGIN, AlternativeEvent(1, BEGIN), END],
+        [BEGIN, END, AlternativeEvent(1, BEGIN)],
     ],
 )
 def test_illegal_orders(events: list[Event]) -> None:

@@ -100,7 +100,7 @@ class ChatReader:
         if not isinstance(chunk, dict):
             raise UpstreamProtocolError("A frame of the upstream's stream is not an object.")
         open_as(schema.Chunk, chunk, "", UpstreamProtocolError)
-        return self._read_chunk(chunk)
+        return self.read(chunk)
 
     def finish(self) -> list[Event]:
         """Events of the end of the stream.
@@ -120,7 +120,8 @@ class ChatReader:
         )
         return [ResponseFailed(error)]
 
-    def _read_chunk(self, chunk: dict[str, JSON]) -> list[Event]:
+    def read(self, chunk: dict[str, JSON]) -> list[Event]:
+        """Events of a chunk whose shape has been checked."""
         events: list[Event] = []
         if not self._is_started:
             self._is_started = True

@@ -36,9 +36,10 @@ from translators.wire import JSON, encode, extra_of, known_members, open_as
 
 _REQUEST_MEMBERS = known_members(schema.CreateChatCompletion)
 _MESSAGE_MEMBERS = known_members(schema.Message)
-_REFUSED = with_fate(REQUEST, Fate.REFUSED)
+# 'n' is refused by the writer of Responses, since other upstreams take it.
+_REFUSED = {name: why for name, why in with_fate(REQUEST, Fate.REFUSED).items() if name != "n"}
 _LOST = with_fate(REQUEST, Fate.LOST)
-_NEUTRAL: dict[str, JSON] = {"modalities": ["text"], "n": 1}
+_NEUTRAL: dict[str, JSON] = {"modalities": ["text"]}
 """Values of refused members that ask for nothing."""
 
 
@@ -47,7 +48,7 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
 
     Raises:
         MalformedRequest: The body breaks the schema.
-        UnsupportedFeature: It asks for several choices or for audio output.
+        UnsupportedFeature: It asks for audio output.
     """
     wire = open_as(schema.CreateChatCompletion, body, "")
     for name, why in _REFUSED.items():
@@ -81,6 +82,7 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
         effort=wire.reasoning_effort,
         stream=bool(wire.stream),
         include_usage=bool(options.include_usage),
+        choices=1 if wire.n is None else wire.n,
         metadata=wire.metadata,
         store=wire.store,
         knobs=knobs,

@@ -40,6 +40,7 @@ from translators.wire import JSON, extra_of, is_json, known_members, open_as
 _REPLY_MEMBERS = known_members(schema.ChatCompletion)
 _CHOICE_MEMBERS = known_members(schema.Choice)
 _MESSAGE_MEMBERS = known_members(schema.Message) | TOKEN_MEMBERS
+_VENDOR_CHOICE_MEMBERS = frozenset({"stop_reason", "token_ids", "routed_experts"})
 
 STOP_REASONS = {
     "stop": StopReason.STOP,
@@ -256,24 +257,44 @@ def write_usage(usage: Usage) -> dict[str, JSON]:
 
 
 def write_response(response: Response, request: Request, ctx: Context) -> dict[str, JSON]:
-    """A canonical reply as a Chat one with a single choice."""
-    message, logprobs = _write_message(response.output, ctx)
-    choice = {
-        "index": 0,
-        "message": message,
-        "logprobs": logprobs,
-        "finish_reason": write_stop(response.stop, response.output),
-    }
+    """A canonical reply as a Chat one, each alternative as a choice.
+
+    Vendor members of alternatives stand in their choices, unless the reply has the same.
+    """
+    extra, choice = split_extra(response.extra)
+    choices = [_write_choice(0, response, choice, ctx)]
+    for index, other in enumerate(response.alternatives, 1):
+        own = {k: v for k, v in other.extra.items() if k not in extra or extra[k] != v}
+        choices.append(_write_choice(index, other, own, ctx))
     body = {
         "id": response.id,
         "object": "chat.completion",
         "created": response.created,
         "model": ctx.public_model or response.model or request.model,
-        "choices": [choice],
+        "choices": choices,
     }
     if response.usage is not None:
         body["usage"] = write_usage(response.usage)
-    return {**response.extra, **body}
+    return {**extra, **body}
+
+
+def _write_choice(
+    index: int, response: Response, extra: Mapping[str, JSON], ctx: Context
+) -> dict[str, JSON]:
+    message, logprobs = _write_message(response.output, ctx)
+    return {
+        **extra,
+        "index": index,
+        "message": message,
+        "logprobs": logprobs,
+        "finish_reason": write_stop(response.stop, response.output),
+    }
+
+
+def split_extra(extra: Mapping[str, JSON]) -> tuple[dict[str, JSON], dict[str, JSON]]:
+    """Vendor members of a reply: those of the reply itself, and those that vLLM has in choices."""
+    choice = {name: extra[name] for name in extra if name in _VENDOR_CHOICE_MEMBERS}
+    return {name: extra[name] for name in extra if name not in choice}, choice
 
 
 def write_stop(stop: StopReason | None, output: Sequence[Item]) -> str:

@@ -140,7 +140,7 @@ class CreateChatCompletion(msgspec.Struct):
     response_format: ResponseFormat | None = None
     max_completion_tokens: JSON = None
     max_tokens: JSON = None
-    n: JSON = None
+    n: int | None = None
     logprobs: bool | None = None
     top_logprobs: JSON = None
     reasoning_effort: JSON = None

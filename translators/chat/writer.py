@@ -3,6 +3,8 @@
 Spec: Chat Completions, "The chat completion chunk object".
 """
 
+from collections.abc import Mapping
+
 from translators.canonical import (
     Item,
     Reasoning,
@@ -15,12 +17,14 @@ from translators.chat.response import (
     WRITE_PARAMS,
     nested_annotation,
     reasoning_members,
+    split_extra,
     write_call,
     write_usage,
 )
 from translators.context import Context
 from translators.envelope import write_error
 from translators.events import (
+    AlternativeEvent,
     AnnotationAdded,
     ArgumentsDelta,
     Event,
@@ -41,12 +45,17 @@ from translators.wire import JSON, encode
 
 
 class ChatWriter:
-    """Writes events as chunks of one choice."""
+    """Writes events as chunks, of one choice unless there are alternatives."""
 
-    def __init__(self, request: Request, ctx: Context) -> None:
-        """Make a writer for the reply to ``request``."""
+    def __init__(self, request: Request, ctx: Context, *, index: int = 0) -> None:
+        """Make a writer for choice ``index`` of the reply to ``request``.
+
+        That of choice 0 writes the others too, and the end of the stream.
+        """
         self._request = request
         self._ctx = ctx
+        self._index = index
+        self._alternatives: dict[int, ChatWriter] = {}
         self._base: dict[str, JSON] = {}
         self._calls: dict[int, int] = {}
         self._items: dict[int, Item] = {}
@@ -88,6 +97,11 @@ class ChatWriter:
                 self._token_ids |= {k: v for k, v in extra.items() if k in TOKEN_MEMBERS}
             case UsageUpdate(usage=usage):
                 self._usage = usage
+            case AlternativeEvent(number=number, event=other):
+                if number not in self._alternatives:
+                    writer = ChatWriter(self._request, self._ctx, index=number)
+                    self._alternatives[number] = writer
+                return self._alternatives[number].feed(other)
             case ResponseEnd():
                 return self._end(event)
             case ResponseFailed(error=error):
@@ -107,8 +121,22 @@ class ChatWriter:
         }
         return self._chunk({"role": "assistant", "content": ""})
 
-    def _chunk(self, delta: JSON, *, finish: str | None = None, logprobs: JSON = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+    def _chunk(
+        self,
+        delta: JSON,
+        *,
+        finish: str | None = None,
+        logprobs: JSON = None,
+        extra: Mapping[str, JSON] | None = None,
+    ) -> bytes:
+        choice = {
+            "index": self._index,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish,
+        }
+        if extra:
+            choice.update(extra)
         return encode_frame(None, encode({**self._base, "choices": [choice]}))
 
     def _write_reasoning(self, event: ReasoningDelta) -> bytes:
@@ -135,8 +163,11 @@ class ChatWriter:
         stop = event.stop
         if stop is StopReason.STOP and self._calls:
             stop = StopReason.TOOL_CALLS
-        self._base = {**event.extra, **self._base}
-        last = self._chunk(self._token_ids, finish=stop.value)
+        extra, choice = split_extra(event.extra)
+        self._base = {**extra, **self._base}
+        last = self._chunk(self._token_ids, finish=stop.value, extra=choice)
+        if self._index:
+            return last
         if self._request.include_usage and self._usage is not None:
             usage = {**self._base, "choices": [], "usage": write_usage(self._usage)}
             last += encode_frame(None, encode(usage))

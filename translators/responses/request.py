@@ -158,6 +158,8 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
     Raises:
         UnsupportedFeature: An item, part or option cannot be said in Responses.
     """
+    if request.choices != 1:
+        raise UnsupportedFeature("'n': a Responses upstream gives one choice only.", param="n")
     body: dict[str, JSON] = {
         "model": request.model,
         "input": write_input_items(request.items, ctx),

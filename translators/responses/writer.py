@@ -22,6 +22,7 @@ from translators.context import Context
 from translators.envelope import write_error
 from translators.errors import ErrorInfo
 from translators.events import (
+    AlternativeEvent,
     AnnotationAdded,
     ArgumentsDelta,
     Assembler,
@@ -122,6 +123,8 @@ class ResponsesWriter:
                 return self._end(event.stop)
             case ResponseFailed(error=error):
                 return self._fail(error)
+            case AlternativeEvent():
+                return b""  # no Responses caller can ask for several answers
         ready = self._sequencer.feed(event)
         return b"".join([self._take(e) for e in ready]) if ready else b""
 
