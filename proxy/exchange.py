@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from backends.base import UpstreamReply, UpstreamRequest
 from proxy import headers as pass_headers
@@ -12,13 +13,14 @@ from proxy.heartbeat import Heartbeat
 from proxy.hints import with_hint
 from proxy.record import Record
 from proxy.relay import pass_back
+from proxy.rendering import RenderingRefused, render
 from proxy.replies import read_error_body, read_response, translate_stream
 from proxy.rollouts import NOTHING
 from proxy.routing import Route, Router
 from proxy.session import session_of
 from proxy.shaping import Change
-from translators import CODECS
-from translators.codec import Codec
+from translators import CODECS, UPSTREAM_CODECS
+from translators.codec import Codec, UpstreamCodec
 from translators.context import Context, Seal
 from translators.dialect import Dialect
 from translators.errors import ErrorInfo
@@ -111,7 +113,8 @@ class Exchange:
             await self._relay(body, route, change, path)
         else:
             document = decode_object(body)
-            await self._translate(document, route, change, CODECS[dialect], compacts=compacts)
+            upstream = UPSTREAM_CODECS[dialect]
+            await self._translate(document, route, change, upstream, compacts=compacts)
 
     async def refuse(self, error: ErrorInfo, headers: Headers | None = None) -> None:
         """Answer with an error in the caller's dialect; see ``Answer.refuse``."""
@@ -131,7 +134,7 @@ class Exchange:
         document: dict[str, JSON],
         route: Route,
         change: Change | None,
-        upstream: Codec,
+        upstream: UpstreamCodec,
         *,
         compacts: bool,
     ) -> None:
@@ -144,6 +147,13 @@ class Exchange:
         outgoing = translation.request(document)
         if change is not None:
             outgoing = change.apply(outgoing)
+        if upstream.dialect is Dialect.COMPLETIONS:
+            try:
+                outgoing = await render(outgoing, partial(self._ask, route, session))
+            except RenderingRefused as refused:
+                error, _ = translation.error(refused.status, refused.body)
+                await self.refuse(error, pass_headers.to_caller(refused.headers))
+                return
         reply = await self._call(route, upstream.path, encode(outgoing), session)
         headers = pass_headers.to_caller(reply.headers)
         try:
@@ -203,14 +213,20 @@ class Exchange:
             return session_of(self._headers, request)
         return None
 
+    async def _ask(
+        self, route: Route, session: str | None, path: str, body: bytes
+    ) -> UpstreamReply:
+        """Ask something that the request needs, at the root of its server."""
+        headers = self._headers_to(route, is_stream=False)
+        request = UpstreamRequest(
+            "POST", path, headers, body, session, is_at_root=True, model=self._model
+        )
+        return await route.upstream.backend.send(request)
+
     async def _call(
         self, route: Route, path: str, body: bytes, session: str | None
     ) -> UpstreamReply:
-        headers = pass_headers.to_upstream(
-            self._headers, is_stream=self._record.is_stream, extra=route.headers
-        )
-        if not any(name == "x-request-id" for name, _ in headers):
-            headers.append(("x-request-id", self._record.request_id))
+        headers = self._headers_to(route, is_stream=self._record.is_stream)
         request = UpstreamRequest("POST", path, headers, body, session, model=self._model)
         send = route.upstream.backend.send
         if route.rollout is None:
@@ -221,3 +237,9 @@ class Exchange:
         if self._record.watch is not None:
             return self._record.watch(request, reply)
         return reply
+
+    def _headers_to(self, route: Route, *, is_stream: bool) -> list[tuple[str, str]]:
+        headers = pass_headers.to_upstream(self._headers, is_stream=is_stream, extra=route.headers)
+        if not any(name == "x-request-id" for name, _ in headers):
+            headers.append(("x-request-id", self._record.request_id))
+        return headers

@@ -139,6 +139,12 @@ def _check_upstream(
         known.add(url.rstrip("/"))
     _check_azure(f"{at}.azure", upstream.azure, place)
     _check_word(f"{at}.speaks", upstream.speaks, CHOICES["speaks"], place)
+    if upstream.render is not None:
+        _check_word(f"{at}.render", upstream.render, CHOICES["render"], place)
+        if upstream.speaks != "completions":
+            raise SettingsError(
+                f'{place.of(f"{at}.render")}: only with speaks = "completions" is a prompt rendered'
+            )
     _check_word(f"{at}.profile", upstream.profile, CHOICES["profile"], place)
     _check_variable(f"{at}.key_env", upstream.key_env, place, environment)
     key = key_of(upstream, environment)

@@ -14,7 +14,7 @@ from proxy.tables import Place, SettingsError, fill
 from translators.profiles import Policy, Profile
 from translators.wire import JSON
 
-_SPEAKS = ("chat", "responses")
+_SPEAKS = ("chat", "responses", "completions")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
 

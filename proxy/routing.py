@@ -44,7 +44,7 @@ class Upstream:
     """A backend with what is known of it."""
 
     def __init__(self, backend: Backend, profile: Profile, speaks: str) -> None:
-        """Describe a backend; ``speaks`` is ``chat``, ``responses``, ``both`` or ``auto``."""
+        """Describe a backend; ``speaks`` is a dialect, ``both`` or ``auto``."""
         self.backend = backend
         self.profile = profile
         self.speaks_both = speaks == "both"

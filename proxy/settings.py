@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from backends.azure import Auth, Form
 from backends.vllm_command import printable, printable_flags
-from translators.profiles import PROFILES, Policy, Profile
+from translators.profiles import PROFILES, Policy, Profile, Render
 from translators.wire import JSON
 
 DEFAULT = "default"
@@ -133,8 +133,10 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         azure: An Azure OpenAI resource.
         vllm: A vLLM to spawn.
         demo: Whether it is the embedded demo.
-        speaks: ``chat``, ``responses``, ``both``, which follows the caller, or ``auto``, which asks
-            the upstream once.
+        speaks: ``chat``, ``responses``, ``completions``, ``both``, which follows the caller, or
+            ``auto``, which asks the upstream once.
+        render: How a conversation becomes the prompt of ``completions``: ``raw`` or
+            ``chat-template``; as the profile says if absent.
         key: Key to send; never shown.
         key_env: Environment variable that holds the key.
         profile: Name of the profile that says how it wants to be spoken to.
@@ -153,6 +155,7 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vllm: VLLM | None = None
     demo: bool = False
     speaks: str = "auto"
+    render: str | None = None
     key: str | None = None
     key_env: str | None = None
     profile: str = "vllm"
@@ -270,7 +273,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("auto", "json", "console"),
-    "speaks": ("auto", "chat", "responses", "both"),
+    "speaks": ("auto", "chat", "responses", "both", "completions"),
+    "render": tuple(Render),
     "profile": tuple(PROFILES),
 }
 """Settings whose values are words of a list, by path or last name."""
@@ -278,7 +282,10 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 def profile_of(upstream: Upstream) -> Profile:
     """The profile of an upstream, with its overrides."""
-    return override(PROFILES[upstream.profile], upstream.overrides)
+    members = dict(upstream.overrides)
+    if upstream.render is not None:
+        members["render"] = upstream.render
+    return override(PROFILES[upstream.profile], members)
 
 
 def override(base: S, members: Mapping[str, JSON]) -> S:

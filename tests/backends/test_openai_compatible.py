@@ -86,6 +86,24 @@ async def test_urls_are_joined(base_url: str, url: str, router: respx.MockRouter
     assert server.base_url == base_url.rstrip("/")
 
 
+@pytest.mark.parametrize(
+    ("base_url", "url"),
+    [
+        ("http://h/v1", "http://h/tokenize"),
+        ("http://h/v1/", "http://h/tokenize"),
+        ("http://h:9/a%2Fb/v1", "http://h:9/a%2Fb/tokenize"),
+        ("http://h/openai", "http://h/openai/tokenize"),
+    ],
+)
+async def test_a_path_at_the_root(base_url: str, url: str, router: respx.MockRouter) -> None:
+    router.route().respond(200)
+    server = backend(router, base_url)
+    for path, expected in [("/tokenize", url), ("/models", f"{server.base_url}/models")]:
+        is_at_root = path == "/tokenize"
+        await server.send(UpstreamRequest("POST", path, is_at_root=is_at_root))
+        assert str(router.calls.last.request.url) == expected
+
+
 async def test_paths_do_not_pile_up(router: respx.MockRouter) -> None:
     router.route().respond(200)
     server = backend(router)

@@ -106,7 +106,17 @@ WRONG = {
     "word-of-upstream": (
         '[upstreams.a]\nurl = "http://x/v1"\nspeaks = "messages"',
         "dragoman.toml:3: upstreams.a.speaks",
-        "auto, chat, responses",
+        "auto, chat, responses, completions",
+    ),
+    "word-of-render": (
+        '[upstreams.a]\nurl = "http://x/v1"\nspeaks = "completions"\nrender = "jinja"',
+        "dragoman.toml:4: upstreams.a.render",
+        "raw, chat-template",
+    ),
+    "nothing-to-render": (
+        '[upstreams.a]\nurl = "http://x/v1"\nspeaks = "chat"\nrender = "raw"',
+        "dragoman.toml:4: upstreams.a.render",
+        'speaks = "completions"',
     ),
     "profile": (
         '[upstreams.a]\nurl = "http://x/v1"\nprofile = "vlm"',

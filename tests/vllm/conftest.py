@@ -34,6 +34,8 @@ health_interval_s = 1
 engine_stall_timeout_s = 8
 engine_answer_timeout_s = 4
 """
+KEY = "tiny-key"
+"""What the spawned vLLM wants from those who ask it past the proxy."""
 START_LIMIT_S = 420
 STOP_LIMIT_S = 60
 
@@ -71,6 +73,12 @@ class Served:
             time.sleep(0.5)
         raise AssertionError("vLLM did not get ready:\n" + "".join(self.lines[-60:]))
 
+    def vllm_url(self) -> str:
+        """The API root of the vLLM that it spawned."""
+        starts = [json.loads(line) for line in self.lines if '"vllm_start"' in line]
+        words = starts[-1]["command"].split()
+        return f"http://127.0.0.1:{words[words.index('--port') + 1]}/v1"
+
     def tree(self) -> set[int]:
         """Process ids of the proxy and of all that descend from it."""
         return descendants(self.process.pid) | {self.process.pid}
@@ -97,14 +105,19 @@ def alive(pids: set[int]) -> set[int]:
     return running
 
 
+def serve(*arguments: str) -> Served:
+    """Start ``dragoman serve``; it is not ready yet."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    command = [sys.executable, "-m", "proxy", "serve", "--port", "0", "--log-format", "json"]
+    command += arguments
+    return Served(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+
+
 def spawn(python: Path, config: Path, *flags: str, model: Path = CHECKPOINT) -> Served:
     """Start ``dragoman serve`` with a vLLM; it is not ready yet."""
     config.write_text(SUPERVISION)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    command = [sys.executable, "-m", "proxy", "serve", "--port", "0", "--log-format", "json"]
-    command += ["--config", str(config), "--vllm", str(model), "--vllm-python", str(python)]
-    command += ["--", *FLAGS, *flags]
-    return Served(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+    ours = ("--config", str(config), "--vllm", str(model), "--vllm-python", str(python))
+    return serve(*ours, "--", *FLAGS, "--api-key", KEY, *flags)
 
 
 @pytest.fixture(scope="session")
