@@ -6,10 +6,16 @@ from backends.base import UpstreamReply
 
 
 class HeldReply:
-    """A reply as it is, which calls ``release`` once when it is closed."""
+    """A reply as it is, which calls ``release`` once when it is closed.
 
-    def __init__(self, reply: UpstreamReply, release: Callable[[], None]) -> None:
-        """Own ``reply``; ``release`` may not raise."""
+    ``queued_s`` is how long its request waited before it was sent, in seconds.
+    """
+
+    def __init__(
+        self, reply: UpstreamReply, release: Callable[[], None], queued_s: float = 0.0
+    ) -> None:
+        """Own ``reply``, whose own wait is added; ``release`` may not raise."""
+        self.queued_s: float = queued_s + getattr(reply, "queued_s", 0.0)
         self._reply = reply
         self._release: Callable[[], None] | None = release
 

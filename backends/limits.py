@@ -6,7 +6,9 @@ one who sends a single request is served before another's five thousandth.
 """
 
 import asyncio
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 import msgspec
 
@@ -101,10 +103,13 @@ class LimitedBackend:
 
     wants_session = True
 
-    def __init__(self, backend: Backend, limit: Limit) -> None:
-        """Limit a backend, which is owned from now on."""
+    def __init__(
+        self, backend: Backend, limit: Limit, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Limit a backend, which is owned from now on; ``clock`` gives monotonic seconds."""
         self._backend = backend
         self._limit = limit
+        self._clock = clock
         self._open = 0
         self._queue = FairQueue()
 
@@ -139,13 +144,13 @@ class LimitedBackend:
         """
         if request.method != "POST":
             return await self._backend.send(request)
-        await self._enter(request)
+        queued_s = await self._enter(request)
         try:
             reply = await self._backend.send(request)
         except BaseException:
             self._leave()
             raise
-        return HeldReply(reply, self._leave)
+        return HeldReply(reply, self._leave, queued_s)
 
     async def probe(self) -> None:
         """Ask whether the backend answers, whatever waits; see ``Backend.probe``."""
@@ -155,11 +160,11 @@ class LimitedBackend:
         """Close the backend."""
         await self._backend.aclose()
 
-    async def _enter(self, request: UpstreamRequest) -> None:
-        """Take a place at the server, now or when one is free."""
+    async def _enter(self, request: UpstreamRequest) -> float:
+        """Take a place at the server, now or when one is free; seconds until then."""
         if self._open < self._limit.open:  # then nobody waits
             self._open += 1
-            return
+            return 0.0
         if self.is_full:
             raise BackendQueueFull(
                 f"The upstream is busy: {self._open} requests are open and {len(self._queue)} wait,"
@@ -169,6 +174,7 @@ class LimitedBackend:
             )
         ticket = Ticket(_caller_of(request), request.session or "")
         self._queue.add(ticket)
+        since_s = self._clock()
         try:
             async with asyncio.timeout(self._limit.wait_s):
                 await ticket.called.wait()
@@ -185,6 +191,7 @@ class LimitedBackend:
                     retry_after_s=_RETRY_AFTER_S,
                 ) from error
             raise
+        return self._clock() - since_s
 
     def _leave(self) -> None:
         """Give a place to whose turn it is."""

@@ -233,7 +233,7 @@ class Exchange:
             reply = await send(request)
         else:
             reply = await route.rollout.send(request, self._additions, send)
-        self._record.upstream_answered()
+        self._record.upstream_answered(reply)
         if self._record.watch is not None:
             return self._record.watch(request, reply)
         return reply

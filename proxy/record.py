@@ -21,6 +21,7 @@ class Record:
         self._started = time.perf_counter()
         self._answered: float | None = None
         self._first_byte: float | None = None
+        self._queued_s = 0.0
         self.error: ErrorInfo | None = None
         self.request_id = request_id
         self.dialect = dialect
@@ -34,9 +35,10 @@ class Record:
         self.outcome = "ok"
         self.watch: Watch | None = None
 
-    def upstream_answered(self) -> None:
-        """Note that the upstream's status is here."""
+    def upstream_answered(self, reply: UpstreamReply) -> None:
+        """Note that the upstream's status is here, and how long the request was queued for it."""
         self._answered = time.perf_counter()
+        self._queued_s = getattr(reply, "queued_s", 0.0)
 
     def first_byte(self) -> None:
         """Note that the caller's first body byte leaves."""
@@ -62,6 +64,8 @@ class Record:
             "outcome": self.outcome,
             "total_ms": _ms(self._started, ended),
         }
+        if self._queued_s:
+            facts["queued_ms"] = _ms(0.0, self._queued_s)
         if self._answered is not None:
             facts["upstream_ms"] = _ms(self._started, self._answered)
         if self._first_byte is not None:

@@ -124,7 +124,7 @@ class Relay:
             model=way.model,
         )
         reply = await backend.send(request)
-        self._record.upstream_answered()
+        self._record.upstream_answered(reply)
         asked = self._record.model
         restores = None if way.model in (None, asked) else {"model": asked}
         await pass_back(reply, self._answer, self._record, restores=restores)

@@ -8,6 +8,7 @@ import pytest
 from backends.base import UpstreamReply, UpstreamRequest
 from backends.errors import BackendQueueFull, BackendQueueTimeout, BackendUnavailable
 from backends.limits import FairQueue, Limit, LimitedBackend, Ticket
+from backends.replicas import ReplicaSet
 
 
 class FakeReply:
@@ -196,6 +197,20 @@ async def test_waiting_has_an_end() -> None:
     assert await bench.serve() == []
     await bench.send("next")
     assert bench.fake.asked == ["first", "next"]
+
+
+async def test_reply_knows_how_long_its_request_waited() -> None:
+    """Also behind replicas, which hold it too."""
+    now_s = [100.0]
+    limited = LimitedBackend(FakeBackend(), Limit(1), clock=lambda: now_s[0])
+    replicas = ReplicaSet("main", {"one": limited})
+    first = await replicas.send(UpstreamRequest("POST", "/x"))
+    waiting = asyncio.create_task(replicas.send(UpstreamRequest("POST", "/x")))
+    await settle()
+    now_s[0] += 2.5
+    await first.aclose()
+    assert getattr(first, "queued_s", None) == 0.0
+    assert getattr(await waiting, "queued_s", None) == 2.5
 
 
 async def test_who_leaves_the_queue_takes_no_turn() -> None:

@@ -159,7 +159,7 @@ async def test_place_is_free_after_any_end(
 @pytest.mark.server
 @ways
 async def test_place_is_free_after_the_caller_left(
-    path: str, request_of: JSON, running_proxy: RunProxy
+    path: str, request_of: JSON, running_proxy: RunProxy, log_lines: list[EventDict]
 ) -> None:
     """In mid-stream, as one who waits finds out."""
     begun = StreamReply([chat_stream(["x"])[0], asyncio.Event()])
@@ -170,6 +170,10 @@ async def test_place_is_free_after_the_caller_left(
             waiting = asyncio.create_task(ask(proxy.port, path, request_of()))
             await until(lambda: len(proxy.server.server_state.tasks) == 2)
         assert (await waiting).status == 200
+        await until(lambda: not proxy.server.server_state.tasks)
+    left, waited = log_lines
+    assert "queued_ms" not in left
+    assert 0 < waited["queued_ms"] <= waited["upstream_ms"]
 
 
 @pytest.mark.server
