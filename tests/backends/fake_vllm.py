@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -71,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(9)
         elif self.path == "/v1/leave":
             assert isinstance(self.server, ThreadingHTTPServer)
-            self.server.socket.close()
+            self.server.socket.shutdown(socket.SHUT_RDWR)  # a close waits for the thread's poll
             self.reply(200, {"pid": os.getpid()})
             threading.Timer(0.2, os._exit, [9]).start()
         elif self.path == "/v1/lose-engine":

@@ -20,7 +20,7 @@ from backends.traffic import Traffic
 from backends.transport import AiohttpTransport
 from backends.vllm import VllmBackend
 from tests.backends.managed_vllm import install_fake, is_, post, started
-from tests.backends.processes import Family, a_family, until
+from tests.backends.processes import Family, a_family, linux_only, until
 
 
 def quick(**rules: float | bool) -> Supervision:
@@ -139,6 +139,7 @@ class TestRestart:
             assert len({seen["pid"] for seen in pids}) == 1
             assert pids[0]["pid"] != first
 
+    @linux_only
     async def test_even_before_the_end_is_noticed(
         self, family: Family, installed: dict[str, str]
     ) -> None:

@@ -28,7 +28,7 @@ FLAGS = (
 )
 SUPERVISION = """
 [upstreams.default.vllm]
-restart_backoff_s = 0.1
+restart_backoff_s = {backoff_s}
 restart_wait_s = 300
 health_interval_s = 1
 engine_stall_timeout_s = 8
@@ -113,9 +113,11 @@ def serve(*arguments: str) -> Served:
     return Served(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
 
 
-def spawn(python: Path, config: Path, *flags: str, model: Path = CHECKPOINT) -> Served:
+def spawn(
+    python: Path, config: Path, *flags: str, model: Path = CHECKPOINT, backoff_s: float = 0.1
+) -> Served:
     """Start ``dragoman serve`` with a vLLM; it is not ready yet."""
-    config.write_text(SUPERVISION)
+    config.write_text(SUPERVISION.format(backoff_s=backoff_s))
     ours = ("--config", str(config), "--vllm", str(model), "--vllm-python", str(python))
     return serve(*ours, "--", *FLAGS, "--api-key", KEY, *flags)
 
@@ -126,6 +128,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     served = spawn(need(vllm_env.ensure), tmp_path_factory.mktemp("tiny") / "dragoman.toml")
     with stopping(served):
         served.wait_ready()
+        assert len(served.tree()) > 2, "the proxy, its vLLM and the engine are their own processes"
         yield served
 
 
@@ -135,7 +138,6 @@ def stopping(served: Served) -> Iterator[None]:
     try:
         yield
         tree = served.tree()
-        assert len(tree) > 2, "the proxy, its vLLM and the engine are processes of their own"
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(STOP_LIMIT_S) == 0
         assert alive(tree) == set()

@@ -127,7 +127,7 @@ def restarts(served: Served) -> list[str]:
 def head_dim_16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A model that loads, and kills the engine at the first request.
 
-    It starts while others are tested.
+    It starts while others are tested, and is not started again while they are.
     """
     folder = tmp_path_factory.mktemp("model")
     for file in CHECKPOINT.iterdir():
@@ -136,7 +136,8 @@ def head_dim_16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     config = msgspec.json.decode((folder / "config.json").read_bytes())
     (folder / "config.json").write_bytes(msgspec.json.encode({**config, "head_dim": 16}))
     python = need(vllm_env.ensure)
-    served = spawn(python, folder / "dragoman.toml", "--load-format", "dummy", model=folder)
+    flags = ("--load-format", "dummy")
+    served = spawn(python, folder / "dragoman.toml", *flags, model=folder, backoff_s=60)
     with stopping(served):
         yield served
 
