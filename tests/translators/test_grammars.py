@@ -74,6 +74,15 @@ def test_a_tool_that_has_to_be_called_binds(
             {"type": "allowed_tools", "mode": "auto", "tools": [FORCED]},
             ["say"],
         ),
+        (
+            [say(None, "other")],
+            {
+                "type": "allowed_tools",
+                "mode": "required",
+                "tools": [{"type": "custom", "name": "other"}, FORCED],
+            },
+            ["say"],
+        ),
         ([say(None, "other")], {"type": "custom", "name": "other"}, []),
     ],
 )

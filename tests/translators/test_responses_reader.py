@@ -182,6 +182,13 @@ def test_the_last_event_brings_items_that_no_other_announced() -> None:
     ]
 
 
+def test_an_item_that_only_its_end_told_of_is_told_once() -> None:
+    frames = [done(0, said("a")), done(1, said("b"))]
+    repeated = read(*frames, completed(said("a"), said("b")))
+    assert repeated[:-1] == read(*frames)
+    assert [event.text for event in repeated if isinstance(event, TextDelta)] == ["a", "b"]
+
+
 def test_the_last_event_completes_items_that_are_open() -> None:
     assert read(added(0, said()), completed(said("a")))[:-1] == [
         ItemStart(0, MESSAGE),
