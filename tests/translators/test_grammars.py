@@ -124,6 +124,7 @@ def test_a_tool_declared_twice_binds_once() -> None:
     [
         {"type": "grammar", "syntax": "lark"},
         {"type": "grammar", "syntax": "gbnf", "definition": "x"},
+        {"type": "grammar", "syntax": ["lark"], "definition": "x"},
         {"type": "json"},
         "lark",
     ],

@@ -287,9 +287,18 @@ def test_a_call_waits_for_its_name() -> None:
 
 
 def test_a_call_that_is_never_named_is_the_upstreams_fault() -> None:
-    call = {"type": "function_call", "call_id": "x", "name": "", "arguments": "{}"}
-    with pytest.raises(UpstreamProtocolError, match="the call has no name"):
-        read(added(0, call), done(0, call))
+    call = {"type": "function_call", "call_id": "x", "name": "f", "arguments": "{}"}
+    for member in ("name", "call_id"):
+        unready = {**call, member: ""}
+        with pytest.raises(UpstreamProtocolError, match="the call has no name or no call_id"):
+            read(added(0, unready), done(0, unready))
+
+
+def test_a_call_waits_for_its_id() -> None:
+    final = {"type": "function_call", "call_id": "x", "name": "f", "arguments": "{}"}
+    named = event("function_call_arguments.done", name="f", arguments="{}", output_index=0)
+    events = read(added(0, {**final, "call_id": ""}), named, done(0, final))
+    assert events == [ItemStart(0, ToolCall("x", "f", "")), ArgumentsDelta(0, "{}"), ItemEnd(0)]
 
 
 def test_the_rest_of_arguments_comes_with_the_final_item() -> None:

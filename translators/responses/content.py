@@ -29,8 +29,9 @@ def read_content(
         return []
     if isinstance(content, str):
         return [Text(content)]
-    if isinstance(content, dict) and content.get("type") in PARTS:
-        return [_read_part(content, path, fault)]
+    match content:
+        case {"type": str(kind)} if kind in PARTS:
+            return [_read_part(content, path, fault)]
     if not isinstance(content, list):
         return [Text(encode(content).decode())]
     return [_read_part(part, f"{path}[{i}]", fault) for i, part in enumerate(content)]
