@@ -147,6 +147,14 @@ def test_deltas_become_the_calls_input_as_they_come() -> None:
     assert response.output == [ToolCall("call_1", "say", " \nab", ToolKind.CUSTOM)]
 
 
+def test_text_in_parts_is_one_input() -> None:
+    translation, _ = begin(say(), choice=FORCED)
+    message = {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    body: JSON = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    (item,) = translation.upstream.read_response(body, translation.ctx).output
+    assert item == ToolCall("call_1", "say", "ab", ToolKind.CUSTOM)
+
+
 def test_an_empty_answer_is_a_call_without_input() -> None:
     translation, _ = begin(say(), choice=FORCED)
     response = fold(events_of(translation, {"role": "assistant", "content": ""}))
