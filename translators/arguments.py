@@ -15,21 +15,16 @@ from translators.wire import encode, is_object
 
 def mend_arguments(request: Request, ctx: Context) -> Request:
     """Make empty arguments an empty object; wrap broken ones where the upstream parses them."""
-    if not any(_has_arguments(item) for item in request.items):
-        return request
-    items: list[Item] = []
-    for item in request.items:
-        if isinstance(item, ToolCall) and _has_arguments(item):
-            item = msgspec.structs.replace(item, arguments=_mend(item, ctx))
-        items.append(item)
-    return msgspec.structs.replace(request, items=items)
+    return msgspec.structs.replace(request, items=[_mend(item, ctx) for item in request.items])
 
 
-def _has_arguments(item: Item) -> bool:
-    return isinstance(item, ToolCall) and item.kind is not ToolKind.CUSTOM
+def _mend(item: Item, ctx: Context) -> Item:
+    if not isinstance(item, ToolCall) or item.kind is ToolKind.CUSTOM:
+        return item
+    return msgspec.structs.replace(item, arguments=_mended(item, ctx))
 
 
-def _mend(call: ToolCall, ctx: Context) -> str:
+def _mended(call: ToolCall, ctx: Context) -> str:
     if not call.arguments.strip():
         return "{}"
     if ctx.profile.parses_arguments and not is_object(call.arguments):

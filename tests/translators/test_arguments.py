@@ -39,8 +39,3 @@ def test_objects_stay_as_they_are() -> None:
 
 def test_free_text_is_never_mended() -> None:
     assert mended(ToolCall("c", "f", "", ToolKind.CUSTOM)) == ("", [])
-
-
-def test_a_request_without_calls_stays_the_same() -> None:
-    request = Request("m", [Message(Role.USER, [Text("Hi")])])
-    assert mend_arguments(request, context()) is request

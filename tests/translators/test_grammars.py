@@ -74,6 +74,15 @@ def test_a_tool_that_has_to_be_called_binds(
             {"type": "allowed_tools", "mode": "auto", "tools": [FORCED]},
             ["say"],
         ),
+        (
+            [say(None, "other")],
+            {
+                "type": "allowed_tools",
+                "mode": "required",
+                "tools": [{"type": "custom", "name": "other"}, FORCED],
+            },
+            ["say"],
+        ),
         ([say(None, "other")], {"type": "custom", "name": "other"}, []),
     ],
 )
@@ -115,6 +124,7 @@ def test_a_tool_declared_twice_binds_once() -> None:
     [
         {"type": "grammar", "syntax": "lark"},
         {"type": "grammar", "syntax": "gbnf", "definition": "x"},
+        {"type": "grammar", "syntax": ["lark"], "definition": "x"},
         {"type": "json"},
         "lark",
     ],
@@ -135,6 +145,14 @@ def test_deltas_become_the_calls_input_as_they_come() -> None:
     )
     response = fold(events_of(translation, *deltas))
     assert response.output == [ToolCall("call_1", "say", " \nab", ToolKind.CUSTOM)]
+
+
+def test_text_in_parts_is_one_input() -> None:
+    translation, _ = begin(say(), choice=FORCED)
+    message = {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    body: JSON = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    (item,) = translation.upstream.read_response(body, translation.ctx).output
+    assert item == ToolCall("call_1", "say", "ab", ToolKind.CUSTOM)
 
 
 def test_an_empty_answer_is_a_call_without_input() -> None:

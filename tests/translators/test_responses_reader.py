@@ -182,6 +182,13 @@ def test_the_last_event_brings_items_that_no_other_announced() -> None:
     ]
 
 
+def test_an_item_that_only_its_end_told_of_is_told_once() -> None:
+    frames = [done(0, said("a")), done(1, said("b"))]
+    repeated = read(*frames, completed(said("a"), said("b")))
+    assert repeated[:-1] == read(*frames)
+    assert [event.text for event in repeated if isinstance(event, TextDelta)] == ["a", "b"]
+
+
 def test_the_last_event_completes_items_that_are_open() -> None:
     assert read(added(0, said()), completed(said("a")))[:-1] == [
         ItemStart(0, MESSAGE),
@@ -280,9 +287,18 @@ def test_a_call_waits_for_its_name() -> None:
 
 
 def test_a_call_that_is_never_named_is_the_upstreams_fault() -> None:
-    call = {"type": "function_call", "call_id": "x", "name": "", "arguments": "{}"}
-    with pytest.raises(UpstreamProtocolError, match="the call has no name"):
-        read(added(0, call), done(0, call))
+    call = {"type": "function_call", "call_id": "x", "name": "f", "arguments": "{}"}
+    for member in ("name", "call_id"):
+        unready = {**call, member: ""}
+        with pytest.raises(UpstreamProtocolError, match="the call has no name or no call_id"):
+            read(added(0, unready), done(0, unready))
+
+
+def test_a_call_waits_for_its_id() -> None:
+    final = {"type": "function_call", "call_id": "x", "name": "f", "arguments": "{}"}
+    named = event("function_call_arguments.done", name="f", arguments="{}", output_index=0)
+    events = read(added(0, {**final, "call_id": ""}), named, done(0, final))
+    assert events == [ItemStart(0, ToolCall("x", "f", "")), ArgumentsDelta(0, "{}"), ItemEnd(0)]
 
 
 def test_the_rest_of_arguments_comes_with_the_final_item() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.translators.streams import context, frame
 from translators.canonical import Item, Message, Reasoning, Refusal, Role, Status, Text, ToolCall
-from translators.events import Event, ResponseStart, fold
+from translators.events import Event, ResponseStart, TextDelta, fold
 from translators.profiles import ThinkTags
 from translators.responses import CODEC
 from translators.wire import JSON
@@ -135,6 +135,18 @@ def test_citations_and_log_probs_stay_with_the_answer() -> None:
     ]
     events = [event for one in frames for event in reader.feed(frame({**one, "output_index": 0}))]
     assert fold(events).output == expected
+
+
+def test_log_probs_of_the_reasoning_come_with_the_first_of_the_answer() -> None:
+    """There is no place for them in a reasoning item."""
+    reader = CODEC.reader(context(think_tags=TAGS))
+    events: list[Event] = []
+    for delta in ("<think>", "a</think>", "b", "c"):
+        body = {"type": "response.output_text.delta", "delta": delta, "output_index": 0}
+        events += reader.feed(frame({**body, "logprobs": [{"token": delta}]}))
+    texts = [event for event in events if isinstance(event, TextDelta)]
+    before = [{"token": "<think>"}, {"token": "a</think>"}, {"token": "b"}]
+    assert texts == [TextDelta(1, "b", before), TextDelta(1, "c", [{"token": "c"}])]
 
 
 def test_a_citation_of_an_empty_text() -> None:

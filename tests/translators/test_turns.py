@@ -14,7 +14,7 @@ from translators.canonical import (
 from translators.chat.turns import write_messages
 from translators.context import Context, counting_ids
 from translators.names import ToolNames
-from translators.profiles import Policy, Profile
+from translators.profiles import Policy, Profile, ReasoningHistory
 from translators.wire import JSON
 
 
@@ -146,6 +146,14 @@ def test_empty_content_of_a_call() -> None:
     assert turns(call("x"), ctx=context(empty_content="")) == [("", None, ["x"])]
     assert turns(answer(""), call("x")) == [(None, None, ["x"])]
     assert turns(answer("")) == [("", None, [])]
+
+
+def test_last_reasoning_belongs_to_a_tool_turn_only_if_that_called() -> None:
+    ctx = context(reasoning_history=ReasoningHistory.TOOL_TURNS)
+    assert turns(call("x"), thought("b"), ctx=ctx) == [(None, "b", ["x"])]
+    assert ctx.losses == []
+    assert turns(answer("a"), thought("b"), ctx=ctx) == [("a", None, [])]
+    assert [loss.param for loss in ctx.losses] == ["items"]
 
 
 def test_refusal() -> None:

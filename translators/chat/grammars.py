@@ -51,7 +51,7 @@ def read_grammar(tool: CustomTool) -> tuple[str, str] | None:
             return None
         case {"type": "grammar", "definition": str(text), **rest}:
             syntax = rest.get("syntax", "lark")
-            if syntax in _MEMBERS:
+            if isinstance(syntax, str) and syntax in _MEMBERS:
                 return syntax, text
     raise MalformedRequest(
         f"Invalid format of the tool '{tool.name}': expected type 'text', or type 'grammar' with "

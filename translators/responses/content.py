@@ -10,6 +10,7 @@ from translators.context import Context
 from translators.dialect import Dialect
 from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
 from translators.responses import schema
+from translators.responses.fates import PARTS
 from translators.wire import JSON, encode, open_as
 
 _VALUES = {"refusal": "refusal", "input_image": "image_url", "input_audio": "input_audio"}
@@ -21,13 +22,16 @@ def read_content(
 ) -> list[Part]:
     """Parts of a message's ``content`` or of a tool's ``output``.
 
-    Text becomes one part; a tool's output that is neither text nor a list of parts is kept as
-    its JSON text.
+    Text becomes one part, and so does a part that stands alone; a tool's output of another shape
+    is kept as its JSON text.
     """
     if content is None:
         return []
     if isinstance(content, str):
         return [Text(content)]
+    match content:
+        case {"type": str(kind)} if kind in PARTS:
+            return [_read_part(content, path, fault)]
     if not isinstance(content, list):
         return [Text(encode(content).decode())]
     return [_read_part(part, f"{path}[{i}]", fault) for i, part in enumerate(content)]

@@ -113,12 +113,14 @@ def read_output_item(body: JSON, path: str) -> Item:
     """One item of an upstream's reply; a function call without arguments has an empty object.
 
     Raises:
-        UpstreamProtocolError: The item breaks its schema, or calls a tool without a name.
+        UpstreamProtocolError: The item breaks its schema, or is a call without name or id.
     """
     item = read_item(body, path, UpstreamProtocolError)
     match item:
-        case ToolCall(name=""):
-            raise UpstreamProtocolError(f"Invalid '{path}': the call has no name.", param=path)
+        case ToolCall(name="") | ToolCall(call_id=""):
+            raise UpstreamProtocolError(
+                f"Invalid '{path}': the call has no name or no call_id.", param=path
+            )
         case ToolCall(kind=ToolKind.FUNCTION, status=Status.COMPLETED, arguments=arguments):
             item.arguments = arguments if arguments.strip() else "{}"
     return item

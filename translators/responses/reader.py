@@ -94,7 +94,7 @@ class ResponsesReader:
         self._is_started = False
         self._is_over = False
         self._items: dict[int, _Item] = {}
-        self._nameless: dict[int, ToolCall] = {}
+        self._unready: dict[int, ToolCall] = {}
 
     def feed(self, frame: Frame) -> list[Event]:
         """Events of one frame; none after the end.
@@ -167,8 +167,8 @@ class ResponsesReader:
             return
         output_index = body.get("output_index")
         place = output_index if isinstance(output_index, int) else len(self._items)
-        if isinstance(item, ToolCall) and not item.name:
-            self._nameless[place] = item
+        if isinstance(item, ToolCall) and not (item.name and item.call_id):
+            self._unready[place] = item
         else:
             self._open(place, skeleton(item), events)
 
@@ -221,9 +221,9 @@ class ResponsesReader:
         delta = body.get("delta")
         like = _like(stem, body)
         if isinstance(like, ToolCall) and self._place(body) not in self._items:
-            if not like.name:
+            like.call_id = self._unready.get(self._place(body), like).call_id
+            if not (like.name and like.call_id):
                 return
-            like.call_id = self._nameless.get(self._place(body), like).call_id
         item = self._find(body, like, events)
         if item.has_ended:
             return

@@ -119,7 +119,6 @@ class ThoughtReader:
         self._splitter = None
         events: list[Event] = []
         if self._is_thinking:
-            self._is_thinking = False
             assert self._index is not None
             events.append(ItemEnd(self._index))
         if self._message is not None:
@@ -130,7 +129,7 @@ class ThoughtReader:
     def _go_on(self, event: ItemEvent) -> list[Event]:
         """What is no text, when the text before it has been split."""
         if isinstance(event, ItemEnd) and self._is_thinking:
-            self._is_thinking, self._message = False, None
+            self._splitter = self._message = None
             return [event]
         events = self._begin_message()
         if isinstance(event, AnnotationAdded):
