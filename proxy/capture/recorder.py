@@ -19,7 +19,6 @@ from proxy.settings import Capture
 from translators.codec import Codec
 
 _END_LIMIT_S = 1.0
-_WRITE_LIMIT_S = 10.0
 _log = structlog.get_logger("dragoman")
 
 
@@ -66,7 +65,7 @@ class Recorder:
         with suppress(TimeoutError):
             async with asyncio.timeout(_END_LIMIT_S):
                 await self._idle.wait()
-        await asyncio.to_thread(self._writer.close, _WRITE_LIMIT_S)
+        await asyncio.to_thread(self._writer.close)
 
     def around(self, handle: Handle) -> Handle:
         """The same endpoint, its calls recorded if they name a rollout."""

@@ -1,5 +1,6 @@
 """The thread that writes captures, so that the event loop never waits for a disk."""
 
+import atexit
 import queue
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from proxy.capture.budget import Budget
 from proxy.capture.call import Call
 from proxy.capture.store import CaptureStore
 
+_WRITE_LIMIT_S = 10.0
 _BATCH_CALLS = 64
 _GATHER_S = 0.02
 """After the first call of a batch: a thread that wakes for each call costs more than its work."""
@@ -37,15 +39,17 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="captures", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Begin to write; what nobody lets it write before is written as the process exits."""
+        atexit.register(self.close)
         self._thread.start()
 
     def put(self, call: Call) -> None:
         """Have a call written; never waits."""
         self._queue.put(call)
 
-    def close(self, limit_s: float) -> None:
+    def close(self, limit_s: float = _WRITE_LIMIT_S) -> None:
         """Write what was put so far, for at most so many seconds."""
+        atexit.unregister(self.close)
         self._closing.set()
         self._queue.put(None)
         self._thread.join(limit_s)
