@@ -83,8 +83,8 @@ class Exchange:
         self._headers = headers
         self._answer = answer
         self._record = record
-        self._additions = NOTHING
         self._model: str | None = None
+        self._additions = NOTHING
 
     async def run(self, body: bytes, *, compacts: bool = False) -> None:
         """Answer the request with this body; with ``compacts`` the conversation is summed up.
@@ -102,6 +102,7 @@ class Exchange:
         self._record.upstream_dialect = dialect.value
         if route.rollout is not None:
             body, self._additions = await route.rollout.take(body)
+            head = peek(body)
         is_crossed = head.is_responses and self._caller.dialect is Dialect.CHAT
         if is_crossed:
             self._caller = _RESPONSES_IN_CHAT

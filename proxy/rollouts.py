@@ -180,8 +180,8 @@ def check_rollout(model: Model, upstream: Upstream, at: str, place: Place) -> No
     is_ours = upstream.vllm is not None or upstream.demo
     if names and speaks != "chat" and not (is_ours and speaks == "auto"):
         raise SettingsError(
-            f"{place.of(f'{at}.{names[0]}')}: only for upstreams that speak chat; set "
-            f"upstreams.{model.upstream}.speaks to 'chat'"
+            f"{place.of(f'{at}.{names[0]}')}: only for upstreams that are spoken to in Chat; set "
+            f"'speaks' of the model, or of upstreams.{model.upstream}, to 'chat'"
         )
     root = None if model.audio is None else model.audio.root
     if root is not None and not Path(root).is_dir():

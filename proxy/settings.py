@@ -273,7 +273,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("auto", "json", "console"),
-    "speaks": ("auto", "chat", "responses", "both", "completions"),
+    "speaks": ("auto", "chat", "responses", "completions", "both"),
     "render": tuple(Render),
     "profile": tuple(PROFILES),
 }

@@ -322,6 +322,18 @@ async def test_files_need_a_folder(upstream: ScriptedUpstream, running_proxy: Ru
     assert "no folder" in answer.error["message"]
 
 
+@both
+async def test_audio_beside_members_for_the_upstream(
+    path: str, upstream: ScriptedUpstream, running_proxy: RunProxy
+) -> None:
+    proxy = await running(running_proxy, upstream, model(audio={}))
+    metadata = {"audio_data": URI, "extra_body": '{"top_k": 5}'}
+    assert (await ask(proxy.port, path, request(path, metadata=metadata))).status == 200
+    sent = upstream.requests[0].json
+    assert (parts_of(upstream), sent["top_k"]) == ([part(URI), TEXT], 5)
+    assert not sent.get("metadata")
+
+
 @pytest.mark.parametrize("metadata", [None, {}, {"row": "7"}, {"audio_data": ""}])
 async def test_metadata_without_audio(
     metadata: JSON, upstream: ScriptedUpstream, running_proxy: RunProxy
@@ -401,9 +413,9 @@ def loading(folder: Path, setting: str, speaks: str = "chat") -> Settings:
 @pytest.mark.parametrize(
     ("setting", "speaks", "words"),
     [
-        ("token_ids = true", "responses", ["models[0].token_ids", "upstreams.u.speaks to 'chat'"]),
-        ("token_ids = true", "auto", ["models[0].token_ids", "upstreams.u.speaks to 'chat'"]),
-        ("sequential_reasoning = false", "auto", ["models[0].sequential_reasoning", "'chat'"]),
+        ("token_ids = true", "responses", ["models[0].token_ids", "upstreams.u, to 'chat'"]),
+        ("token_ids = true", "auto", ["models[0].token_ids", "upstreams.u, to 'chat'"]),
+        ("sequential_reasoning = false", "both", ["models[0].sequential_reasoning", "'chat'"]),
         ('context_overflow = "cut"', "chat", ["dragoman.toml:7", "error, incomplete"]),
         ('reward_roles = ["user"]', "chat", ["dragoman.toml:7", "principle, response_1"]),
         ('audio = { root = "/nowhere" }', "chat", ["dragoman.toml:7", "no folder '/nowhere'"]),
@@ -416,6 +428,10 @@ def test_wrong_settings(setting: str, speaks: str, words: list[str], tmp_path: P
         loading(tmp_path, setting, speaks)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_model_may_speak_chat_by_itself(tmp_path: Path) -> None:
+    assert loading(tmp_path, 'token_ids = true\nspeaks = "chat"', "auto").models[0].token_ids
 
 
 def test_plain_models_need_no_dialect(tmp_path: Path) -> None:

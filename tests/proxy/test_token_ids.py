@@ -220,6 +220,16 @@ async def test_usage_chunk_only_if_asked_for(wants_usage: bool, proxy: RunningPr
     assert answer.frames[-1] == "[DONE]"
 
 
+async def test_name_by_a_pattern(upstream: ScriptedUpstream, running_proxy: RunProxy) -> None:
+    settings = Settings(
+        upstreams={"vllm": Upstream(url=upstream.url, speaks="chat")},
+        models=[Model(name="*", upstream="vllm", token_ids=True)],
+    )
+    proxy = await running_proxy(settings)
+    answer = await ask(proxy.port, CHAT, request(CHAT, False))
+    assert bundle_of(answer.json["choices"][0]["message"]) == BUNDLE
+
+
 async def test_several_choices_are_refused(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     answer = await ask(proxy.port, CHAT, request(CHAT, False, n=2))
     assert (answer.status, answer.error["param"]) == (400, "n")
