@@ -14,6 +14,7 @@ from translators.wire import JSON, encode
 
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _DATA = b"data:"
+_NO_JSON = ("audio/", "image/", "video/", "application/octet-stream")
 
 
 class Restorer:
@@ -73,6 +74,10 @@ async def restore(reply: UpstreamReply, members: Mapping[str, JSON]) -> AsyncIte
         UpstreamProtocolError: A content encoding is unknown, or the body is damaged.
     """
     restorer = Restorer(members)
+    if reply.headers.get("content-type", "").lower().startswith(_NO_JSON):
+        async for piece in pieces_of(reply):
+            yield piece
+        return
     if not is_sse(reply):
         yield restorer.document(await whole_of(reply))
         return

@@ -140,6 +140,20 @@ async def test_alias_changes_the_model_and_nothing_else(running_proxy: RunProxy)
 
 
 @server
+async def test_sound_of_an_alias_passes_piece_by_piece(running_proxy: RunProxy) -> None:
+    """There is no name in it to put back."""
+    go_on = asyncio.Event()
+    reply = StreamReply([b"RIFF", go_on, b'"model"'], {"content-type": "audio/wav"})
+    async with ScriptedUpstream(reply) as upstream:
+        proxy = await running_proxy(aliased(upstream))
+        async with Call(proxy.port, "/v1/audio/speech", {"model": "public"}) as call:
+            assert await call.chunk() == b"RIFF"
+            go_on.set()
+            assert await call.chunk() == b'"model"'
+            assert await call.chunk() == b""
+
+
+@server
 async def test_forms_are_routed_by_their_model(running_proxy: RunProxy) -> None:
     async with ScriptedUpstream(handler=lambda _: Reply.json({"text": "hi"})) as upstream:
         proxy = await running_proxy(aliased(upstream))
