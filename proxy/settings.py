@@ -205,7 +205,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: What callers ask for; ``*`` in it stands for any text.
         upstream: The upstream that serves it.
         upstream_model: What the upstream calls it; the same name if absent.
-        speaks: ``chat`` or ``responses``, where it differs from the upstream's.
+        speaks: ``chat``, ``responses`` or ``completions``, where it differs from the upstream's.
         defaults: Request members to add where the caller is silent, in the upstream's dialect.
         sets: Request members to set whatever the caller says, in the upstream's dialect.
         chat_template_kwargs: Arguments for the chat template, below those of the caller.

@@ -202,3 +202,25 @@ async def test_losses_are_told(path: str, request_of: JSON, running_proxy: RunPr
         proxy = await running_proxy(using(upstream))
         answer = await ask(proxy.port, path, request_of(prompt_cache_key="k"))
     assert answer.headers["x-dragoman-loss"].startswith("prompt_cache_key:")
+
+
+async def test_a_model_may_be_spoken_to_in_completions(running_proxy: RunProxy) -> None:
+    """While others of the same upstream are spoken to in Chat."""
+    async with ScriptedUpstream(handler=serving) as upstream:
+        settings = Settings(
+            upstreams={"default": Upstream(url=upstream.url, speaks="chat")},
+            models=[
+                Model(
+                    name="base",
+                    speaks="completions",
+                    overrides={"render": "chat-template"},
+                    chat_template_kwargs={"a": 1},
+                )
+            ],
+        )
+        proxy = await running_proxy(settings)
+        answer = await ask(proxy.port, RESPONSES, responses_request() | {"model": "base"})
+    assert text_of(answer.json) == "Hi"
+    asked, sent = upstream.requests
+    assert asked.json["chat_template_kwargs"] == {"a": 1}
+    assert sent.json == {"model": "base", "prompt": [5, 6, 7], "max_tokens": 7}

@@ -106,7 +106,7 @@ WRONG = {
     "word-of-upstream": (
         '[upstreams.a]\nurl = "http://x/v1"\nspeaks = "messages"',
         "dragoman.toml:3: upstreams.a.speaks",
-        "auto, chat, responses, completions",
+        "auto, chat, responses, both, completions",
     ),
     "word-of-render": (
         '[upstreams.a]\nurl = "http://x/v1"\nspeaks = "completions"\nrender = "jinja"',
