@@ -106,7 +106,7 @@ WRONG = {
     "word-of-upstream": (
         '[upstreams.a]\nurl = "http://x/v1"\nspeaks = "messages"',
         "dragoman.toml:3: upstreams.a.speaks",
-        "auto, chat, responses, both, completions",
+        "auto, chat, responses, completions, both",
     ),
     "word-of-render": (
         '[upstreams.a]\nurl = "http://x/v1"\nspeaks = "completions"\nrender = "jinja"',
