@@ -100,7 +100,8 @@ def write_conversation(request: Request, ctx: Context) -> dict[str, JSON]:
     names = ctx.tool_names = ToolNames(request.tools)
     members: dict[str, JSON] = {"messages": write_messages(request.items, names, ctx)}
     tools = write_tools(request, names, ctx)
-    if tools.get("tool_choice", "auto") not in ("auto", "none"):
+    is_forced = tools.get("tool_choice", "auto") not in ("auto", "none")
+    if is_forced or ctx.bound_tool is not None:
         raise UnsupportedFeature(
             "A Completions upstream cannot be made to call a tool.", param="tool_choice"
         )
