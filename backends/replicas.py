@@ -8,9 +8,11 @@ only its share. Health is judged by what requests meet and, at intervals, by ask
 
 import asyncio
 import hashlib
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import structlog
 
@@ -27,6 +29,8 @@ from backends.held import HeldReply
 
 _PROBE_LIMIT_S = 3.0
 _REMEMBERED_SESSIONS = 16384
+_DRAWS = 64
+T = TypeVar("T")
 _log = structlog.get_logger("dragoman")
 
 
@@ -147,6 +151,23 @@ class ReplicaSet:
         ranked = self._rank(request.session)
         other, weight = next(pair for pair in ranked if pair[0] is not replica)
         return await self._send(other, weight, request)
+
+    def new_session(self, make: Callable[[str], tuple[str, T]]) -> tuple[str, T]:
+        """A session at the replica with the fewest requests open.
+
+        Names are drawn until one leads there: on average as many as there are replicas. Among
+        very many, another replica may be taken.
+
+        Args:
+            make: Makes the session's key, and something else, from a name.
+        """
+        best = self._rank(None)[0][0]
+        made = make(secrets.token_hex(16))
+        for _ in range(_DRAWS):
+            if self._rank(made[0])[0][0] is best:
+                break
+            made = make(secrets.token_hex(16))
+        return made
 
     async def check(self) -> None:
         """Ask all replicas for their health.

@@ -16,13 +16,19 @@ _LONGEST_HEADER = 4000
 
 
 class Answer:
-    """One reply to a caller; what leaves is noted in the request's record."""
+    """One reply to a caller; what leaves is noted in the request's record.
+
+    Attributes:
+        has_started: Whether status and headers are out.
+        cookie: A header to send besides.
+    """
 
     def __init__(self, send: Send, record: Record) -> None:
         """Answer through an ASGI ``send``."""
         self._send = send
         self._record = record
         self.has_started = False
+        self.cookie: tuple[bytes, bytes] | None = None
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send status and headers; the reply carries the request's id."""
@@ -30,6 +36,8 @@ class Answer:
         self._record.status = status
         if not any(name == b"x-request-id" for name, _ in headers):
             headers = [*headers, (b"x-request-id", self._record.request_id.encode("latin-1"))]
+        if self.cookie is not None:
+            headers = [*headers, self.cookie]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, body: bytes) -> None:

@@ -17,7 +17,7 @@ from proxy.rendering import RenderingRefused, render
 from proxy.replies import read_error_body, read_response, translate_stream
 from proxy.rollouts import NOTHING
 from proxy.routing import Route, Router
-from proxy.session import session_of
+from proxy.session import is_guessed, session_of
 from proxy.shaping import Change
 from translators import CODECS, UPSTREAM_CODECS
 from translators.codec import Codec, UpstreamCodec
@@ -114,6 +114,8 @@ class Exchange:
             await self._relay(body, route, change, path)
         else:
             document = decode_object(body)
+            if head.model is None and route.shaping.model is not None:
+                document["model"] = route.shaping.model
             upstream = UPSTREAM_CODECS[dialect]
             await self._translate(document, route, change, upstream, compacts=compacts)
 
@@ -210,9 +212,12 @@ class Exchange:
 
     def _session(self, route: Route, request: bytes | Mapping[str, JSON]) -> str | None:
         """The session's key, for the upstreams that choose by it."""
-        if getattr(route.upstream.backend, "wants_session", False):
-            return session_of(self._headers, request)
-        return None
+        if not getattr(route.upstream.backend, "wants_session", False):
+            return None
+        session = session_of(self._headers, request)
+        if route.upstream.new_session is not None and is_guessed(session):
+            session, self._answer.cookie = route.upstream.new_session()
+        return session
 
     async def _ask(
         self, route: Route, session: str | None, path: str, body: bytes

@@ -1,7 +1,7 @@
 """From a model's name to the upstream that serves it, and to the dialect it is spoken to in."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -43,10 +43,25 @@ class UnknownModel(CallerError):
 class Upstream:
     """A backend with what is known of it."""
 
-    def __init__(self, backend: Backend, profile: Profile, speaks: str) -> None:
-        """Describe a backend; ``speaks`` is a dialect, ``both`` or ``auto``."""
+    def __init__(
+        self,
+        backend: Backend,
+        profile: Profile,
+        speaks: str,
+        new_session: Callable[[], tuple[str, tuple[bytes, bytes]]] | None = None,
+    ) -> None:
+        """Describe a backend.
+
+        Args:
+            backend: The backend.
+            profile: How it wants to be spoken to.
+            speaks: A dialect, ``both`` or ``auto``.
+            new_session: Makes a session's key and the cookie that names it, if callers that name
+                no session are to get one.
+        """
         self.backend = backend
         self.profile = profile
+        self.new_session = new_session
         self.speaks_both = speaks == "both"
         self._dialect = Dialect(speaks) if speaks in tuple(Dialect) else None
         self._asking = asyncio.Lock()

@@ -13,7 +13,11 @@ import msgspec
 from translators.errors import MalformedRequest
 from translators.wire import JSON, decode, decode_object, encode
 
-_HEADERS = (b"x-session-id", b"session-id", b"session_id", b"thread-id", b"conversation_id")
+_HEADERS = (
+    *(b"x-session-id", b"session-id", b"session_id", b"thread-id", b"conversation_id"),
+    b"x-dragoman-rollout",
+)
+_COOKIE = "Dragoman___session"
 _MEMBERS = ("prompt_cache_key", "previous_response_id")
 _NULL = msgspec.Raw(b"null")
 
@@ -44,7 +48,7 @@ def session_of(
 ) -> str | None:
     """The key of a request's session, ``None`` if nothing tells it.
 
-    The first of these that is there: a session header, the session in NeMo Gym's cookie,
+    The first of these that is there: a session header, the session in a cookie, ours or NeMo Gym's,
     ``prompt_cache_key``, ``previous_response_id``, else a hash of model, instructions (or first
     system message) and first user message.
 
@@ -60,12 +64,24 @@ def session_of(
         if name in found:
             return f"{name.decode()}:{found[name].decode('latin-1')}"
     if session := _read_cookie(found.get(b"cookie", b"").decode("latin-1")):
-        return f"nemo-gym:{session}"
+        return f"cookie:{session}"
     return _read_body(request)
 
 
+def is_guessed(session: str | None) -> bool:
+    """Whether nothing names the session, so that it shares its key with all that begin alike."""
+    return session is None or session.startswith("prefix:")
+
+
+def name_session(name: str) -> tuple[str, tuple[bytes, bytes]]:
+    """The key of a new session, and the header that gives it to the caller as a cookie."""
+    state = base64.b64encode(encode({"session_id": name})).decode()
+    cookie = f"{_COOKIE}={state}; Path=/; HttpOnly; SameSite=Lax"
+    return f"cookie:{name}", (b"set-cookie", cookie.encode())
+
+
 def _read_cookie(cookie: str) -> str | None:
-    """The session in NeMo Gym's cookie.
+    """The session in NeMo Gym's cookie, or in ours, which is like it but for the signature.
 
     The cookie is named ``<class>___<server>``. Its value, ``<base64 of JSON>.<time>.<signature>``,
     is signed anew for each reply, so only the JSON's ``session_id`` stays. The signature is not

@@ -129,6 +129,8 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         url: API root, such as ``http://127.0.0.1:8000/v1``.
         urls: API roots of servers that serve the same.
         eject_after: Consecutive failures after which one of ``urls`` is left out for a while.
+        session_cookie: Whether callers that name no session get a cookie, by which they come back
+            to the same of ``urls``.
         health_interval_s: Pause between two questions for the health of all ``urls``; 0 for never.
         azure: An Azure OpenAI resource.
         vllm: A vLLM to spawn.
@@ -161,6 +163,7 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile: str = "vllm"
     overrides: dict[str, JSON] = {}
     eject_after: Annotated[int, Meta(ge=1)] = 3
+    session_cookie: bool = False
     health_interval_s: Annotated[float, Meta(ge=0)] = 5.0
     connect_timeout_s: Limit = 10.0
     read_timeout_s: Limit = 600.0

@@ -1,5 +1,6 @@
 """Backends from settings."""
 
+from functools import partial
 from pathlib import Path
 
 from backends.azure import AzureBackend, root_of
@@ -15,6 +16,7 @@ from backends.transport import AiohttpTransport
 from backends.vllm import VllmBackend
 from proxy import settings as config
 from proxy.routing import Upstream
+from proxy.session import name_session
 from proxy.tables import SettingsError
 
 
@@ -42,7 +44,10 @@ def build_upstream(name: str, upstream: config.Upstream) -> Upstream:
     backend = _build_backend(name, upstream)
     if upstream.urls is None:
         backend = _limited(backend, upstream)
-    return Upstream(backend, config.profile_of(upstream), speaks)
+    new_session = None
+    if upstream.session_cookie and isinstance(backend, ReplicaSet):
+        new_session = partial(backend.new_session, name_session)
+    return Upstream(backend, config.profile_of(upstream), speaks, new_session)
 
 
 def _build_backend(name: str, upstream: config.Upstream) -> Backend:

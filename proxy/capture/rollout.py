@@ -15,15 +15,13 @@ _START = "/ng-rollout/"
 _PREFIX = re.compile(
     r"/ng-rollout/(?P<rollout>[^/]+)(?:/training-token-capture)?(?P<rest>/.*)", re.DOTALL
 )
-_KEY = "dragoman.rollout"
 _HEADER = HEADER.encode()
 
 
 def without_prefix(app: ASGIApp) -> ASGIApp:
     """The application, below ``/ng-rollout/{id}`` too, with and without token capture's segment.
 
-    The prefix is taken off before routing, so that every route has it. The application finds
-    the rollout with ``rollout_of``.
+    The prefix is taken off before routing, so that every route has it, and becomes the header.
     """
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
@@ -39,14 +37,14 @@ def _strip(scope: Scope) -> Scope:
     if match is None:
         return scope
     rest = match["rest"]
-    return {**scope, "path": rest, "raw_path": quote(rest).encode(), _KEY: match["rollout"]}
+    headers = [(name, value) for name, value in scope["headers"] if name != _HEADER]
+    headers.append((_HEADER, match["rollout"].encode()))
+    return {**scope, "path": rest, "raw_path": quote(rest).encode(), "headers": headers}
 
 
 def rollout_of(scope: Scope) -> str | None:
-    """The rollout that a request names, ``None`` if it names none; the path goes first."""
-    rollout: str | None = scope.get(_KEY)
-    if rollout is None:
-        for name, value in scope["headers"]:
-            if name == _HEADER and value:
-                return str(value, "latin-1")
-    return rollout
+    """The rollout that a request names, ``None`` if it names none."""
+    for name, value in scope["headers"]:
+        if name == _HEADER and value:
+            return str(value, "utf-8", "backslashreplace")
+    return None

@@ -319,3 +319,45 @@ def test_flag_takes_the_place_of_the_files_replicas(tmp_path: Path) -> None:
     assert "urls" not in str(public(settings))
     shown = public(load(path, {}, {}))
     assert shown["upstreams"]["default"]["urls"] == ["http://x/v1"]
+
+
+async def test_a_cookie_keeps_alike_conversations_apart(running_proxy: RunProxy) -> None:
+    """Each goes where the fewest requests are open, and its later turns follow it."""
+    async with Fleet() as fleet:
+        proxy = await running_proxy(fleet.settings(session_cookie=True))
+        for _ in range(30):
+            async with aiohttp.ClientSession(
+                f"http://127.0.0.1:{proxy.port}", cookie_jar=aiohttp.CookieJar(unsafe=True)
+            ) as client:
+                for number in range(3):
+                    messages = [{"role": "user", "content": text} for text in ("same", "a", "b")]
+                    body = {"model": "m", "messages": messages[: number + 1]}
+                    async with client.post(CHAT, json=body) as reply:
+                        assert reply.status == 200
+                        assert ("set-cookie" in reply.headers) is (number == 0)
+    seen = fleet.seen["same"]
+    conversations = [seen[i : i + 3] for i in range(0, len(seen), 3)]
+    assert all(len(set(replicas)) == 1 for replicas in conversations)
+    assert {replicas[0] for replicas in conversations} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("headers", [{"x-session-id": "s"}, {"x-dragoman-rollout": "r"}])
+async def test_a_caller_that_names_its_session_gets_no_cookie(
+    headers: dict[str, str], running_proxy: RunProxy
+) -> None:
+    async with Fleet() as fleet:
+        proxy = await running_proxy(fleet.settings(session_cookie=True))
+        answer = await ask(proxy.port, CHAT, chat_request(), headers)
+    assert "set-cookie" not in answer.headers
+
+
+async def test_rollouts_in_the_path_are_sessions(running_proxy: RunProxy) -> None:
+    async with Fleet() as fleet:
+        proxy = await running_proxy(fleet.settings())
+        for number in range(30):
+            for _ in range(3):
+                await ask(proxy.port, f"/ng-rollout/task-{number}{CHAT}", chat_request("same"))
+    seen = fleet.seen["same"]
+    rollouts = [set(seen[i : i + 3]) for i in range(0, len(seen), 3)]
+    assert all(len(replicas) == 1 for replicas in rollouts)
+    assert set.union(*rollouts) == {0, 1, 2}

@@ -5,12 +5,15 @@ import base64
 import msgspec
 import pytest
 
-from proxy.session import session_of
+from proxy.session import is_guessed, name_session, session_of
 from tests.proxy.dialects import chat_request, responses_request
 from translators.wire import JSON
 
 Pairs = list[tuple[bytes, bytes]]
-HEADERS = ("x-session-id", "session-id", "session_id", "thread-id", "conversation_id")
+HEADERS = (
+    *("x-session-id", "session-id", "session_id", "thread-id", "conversation_id"),
+    "x-dragoman-rollout",
+)
 
 
 def both(headers: Pairs, body: JSON) -> str | None:
@@ -32,7 +35,7 @@ def test_first_sign_that_is_there_counts() -> None:
     for name in HEADERS:
         assert both(found, body) == f"{name}:v"
         found = [pair for pair in found if pair[0] != name.encode()]
-    assert both(found, body) == "nemo-gym:gym"
+    assert both(found, body) == "cookie:gym"
     assert both([], body) == "prompt_cache_key:k"
     del body["prompt_cache_key"]
     assert both([], body) == "previous_response_id:resp_1"
@@ -52,11 +55,25 @@ def test_credentials_are_no_sign() -> None:
     assert both(headers, chat_request()) == both([], chat_request())
 
 
+def test_cookie_of_a_new_session_is_read_again() -> None:
+    key, (header, value) = name_session("s-1")
+    assert header == b"set-cookie"
+    assert both([(b"cookie", value.partition(b";")[0])], chat_request()) == key
+
+
+def test_what_names_a_session_is_no_guess() -> None:
+    assert is_guessed(both([], chat_request()))
+    assert is_guessed(both([], {}))
+    assert not is_guessed(both([(b"x-session-id", b"a")], chat_request()))
+    assert not is_guessed(both([], chat_request(prompt_cache_key="k")))
+    assert not is_guessed(name_session("s-1")[0])
+
+
 def test_nemo_gyms_cookie_is_signed_anew_but_keeps_its_session() -> None:
     first = cookie({"session_id": "u-1"}, "aSOlug.x")
     later = f'a=b; {cookie({"session_id": "u-1"}, "aSOmzz.y")}; c="d"'
-    assert both([(b"cookie", first.encode())], {}) == "nemo-gym:u-1"
-    assert both([(b"cookie", later.encode())], {}) == "nemo-gym:u-1"
+    assert both([(b"cookie", first.encode())], {}) == "cookie:u-1"
+    assert both([(b"cookie", later.encode())], {}) == "cookie:u-1"
 
 
 @pytest.mark.parametrize(
