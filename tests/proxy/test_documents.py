@@ -23,7 +23,12 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "text", [*blocks("docs/configuration.md", "toml"), *blocks("docs/vllm.md", "toml")]
+    "text",
+    [
+        text
+        for page in ("configuration", "vllm", "nemo-gym")
+        for text in blocks(f"docs/{page}.md", "toml")
+    ],
 )
 def test_settings_shown_are_accepted(text: str, tmp_path: Path) -> None:
     """The first example is a whole file; a later one may leave out what is shown before."""
