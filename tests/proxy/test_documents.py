@@ -22,14 +22,10 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        text
-        for page in ("configuration", "vllm", "nemo-gym")
-        for text in blocks(f"docs/{page}.md", "toml")
-    ],
-)
+PAGES = ("docs/configuration.md", "docs/vllm.md", "docs/nemo-gym.md")
+
+
+@pytest.mark.parametrize("text", [text for page in PAGES for text in blocks(page, "toml")])
 def test_settings_shown_are_accepted(text: str, tmp_path: Path) -> None:
     """The first example is a whole file; a later one may leave out what is shown before."""
     names = re.findall(r'"([A-Z_]{3,})"', text)
