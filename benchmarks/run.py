@@ -389,9 +389,7 @@ def main() -> int:
     report = _report(rows, loads, samples, rounds, deltas)
     print(report)
     if args.write:
-        facts = machine.describe(
-            ["uvloop", "uvicorn", "httptools", "litestar", "httpx", "msgspec", "aiohttp"]
-        )
+        facts = machine.describe(["uvloop", "uvicorn", "httptools", "litestar", "httpx", "msgspec"])
         lines = [
             "# Results",
             "",
