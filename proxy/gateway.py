@@ -106,9 +106,9 @@ class Gateway:
                 stopping = "The proxy is shutting down."
                 await refuse(ErrorInfo(stopping, 503, code="shutting_down"))
             record.outcome = "client_closed" if is_gone else "cancelled"
-        except Exception:
-            record.outcome = "error"
-            raise
+        except Exception as error:  # noqa: BLE001 - a fault of ours is told, not raised
+            _log.error("unexpected error", request_id=record.request_id, exc_info=error)
+            await refuse(ErrorInfo("An unexpected error happened in the proxy."))
         finally:
             if watcher is not None:
                 watcher.cancel()

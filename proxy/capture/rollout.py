@@ -26,10 +26,10 @@ def without_prefix(app: ASGIApp) -> ASGIApp:
     the rollout with ``rollout_of``.
     """
 
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
+    def answer(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         if scope["type"] == "http" and scope["path"].startswith(_START):
             scope = _strip(scope)
-        await app(scope, receive, send)
+        return app(scope, receive, send)
 
     return answer
 

@@ -115,6 +115,8 @@ class ResponsesWriter:
     def feed(self, event: Event) -> bytes:
         """The frames of one event, possibly none."""
         match event:
+            case TextDelta():  # the most frequent one first
+                pass
             case ResponseStart():
                 return self._take(event)
             case UsageUpdate():
@@ -128,7 +130,9 @@ class ResponsesWriter:
             case AlternativeEvent():
                 return b""  # no Responses caller can ask for several answers
         ready = self._sequencer.feed(event)
-        return b"".join([self._take(e) for e in ready]) if ready else b""
+        if len(ready) == 1:
+            return self._take(ready[0])
+        return b"".join([self._take(e) for e in ready])
 
     def _take(self, event: Event) -> bytes:
         self._assembler.feed(event)
