@@ -1,7 +1,7 @@
 """The ASGI side of an exchange: the caller's body, the caller's leaving, the log line."""
 
 import asyncio
-import os
+import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -116,4 +116,4 @@ class Gateway:
 
 
 def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
-    return value_of(headers, b"x-request-id") or os.urandom(16).hex()
+    return value_of(headers, b"x-request-id") or secrets.token_hex(16)

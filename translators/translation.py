@@ -9,7 +9,7 @@ Example:
     []
 """
 
-import os
+import secrets
 import time
 from collections.abc import Callable
 from typing import Self
@@ -28,7 +28,7 @@ from translators.wire import JSON
 
 def random_id(prefix: str) -> str:
     """A random id such as ``resp_`` and 32 hexadecimal digits."""
-    return f"{prefix}_{os.urandom(16).hex()}"
+    return f"{prefix}_{secrets.token_hex(16)}"
 
 
 class Translation:
