@@ -95,7 +95,9 @@ class Gateway:
                 watcher = asyncio.create_task(watch())
                 encoding = value_of(headers, b"content-encoding")
                 body = decompress(body, encoding, self._max_body_bytes)
-                await run(body)
+                running = run(body)
+                del body  # of megabytes, perhaps: it is free as soon as it is read
+                await running
             except (TranslationError, BackendError, BodyError) as error:
                 await refuse(info_of(error))
         except ClientGone:

@@ -103,7 +103,9 @@ class Translation:
         self._request = run(STEPS, request, self.ctx)
         if upstream_model is not None:
             self._request.model = upstream_model
-        return self.upstream.write_request(self._request, self.ctx)
+        written = self.upstream.write_request(self._request, self.ctx)
+        self._request.items = []  # no reply repeats them, and images are large
+        return written
 
     def reply(self, body: dict[str, JSON]) -> JSON:
         """The caller's reply.
