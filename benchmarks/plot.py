@@ -37,13 +37,11 @@ def bar_chart(
             y += _BAR
         y += _GAP
     size = f"width='{_LEFT + _WIDTH + 70}' height='{y}'"
-    head = (
-        f"<svg xmlns='http://www.w3.org/2000/svg' {size} font-family='sans-serif' font-size='12'>"
-    )
+    font = "font-family='sans-serif' font-size='12'"
+    head = f"<svg xmlns='http://www.w3.org/2000/svg' {size} {font}>"
     back = "<rect width='100%' height='100%' fill='white'/>"
-    return "\n".join(
-        [head, back, _text(10, 20, escape(title), "font-size='14'"), *lines, "</svg>\n"]
-    )
+    heading = _text(10, 20, escape(title), "font-size='14'")
+    return "\n".join([head, back, heading, *lines, "</svg>\n"])
 
 
 def _text(x: float, y: float, content: str, style: str = "") -> str:
