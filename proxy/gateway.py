@@ -110,7 +110,8 @@ class Gateway:
             record.outcome = "client_closed" if is_gone else "cancelled"
         except Exception as error:  # noqa: BLE001 - a fault of ours is told, not raised
             _log.error("unexpected error", request_id=record.request_id, exc_info=error)
-            await refuse(ErrorInfo("An unexpected error happened in the proxy."))
+            what = "An unexpected error happened in the proxy."
+            await refuse(ErrorInfo(what, code="internal_error"))
         finally:
             if watcher is not None:
                 watcher.cancel()
