@@ -187,8 +187,8 @@ def check_stream(dialect: str, body: bytes, text: str) -> None:
         if not body.endswith(b"data: [DONE]\n\n") or not _STOP.search(body):
             raise WrongReplyError("the chat stream has no proper end")
         return
-    end = body[body.rindex(b"event: ") :]
-    if not end.startswith(b"event: response.completed\n") or text.encode() not in end:
+    end = body[body.rindex(b"data: {") :]  # LiteLLM writes no ``event`` fields
+    if b'"response.completed"' not in end or text.encode() not in end:
         raise WrongReplyError("the Responses stream does not end with its completed response")
 
 

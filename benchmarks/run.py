@@ -20,7 +20,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from benchmarks import machine
+from benchmarks.litellm_env import litellm, write_config
 from benchmarks.load import Result
+from benchmarks.plot import bar_chart
 
 PROXY_CORE: Final = 0
 LOAD_CORE: Final = 1
@@ -111,8 +113,17 @@ def _dragoman(speaks: str, *, captures: bool = False) -> Callable[[Place], Seque
     return command
 
 
+def _litellm(place: Place) -> Sequence[str] | None:
+    program = litellm()
+    if program is None:
+        return None
+    config = write_config(place.folder, place.upstream_port)
+    return [str(program), "--config", str(config), "--port", str(place.port)]
+
+
 SERVERS: Final = {
     "nginx": Server(_nginx, "/health"),
+    "litellm": Server(_litellm, "/health/liveliness", 120.0),
     "dragoman-chat": Server(_dragoman("chat"), "/ready"),
     "dragoman-captures": Server(_dragoman("chat", captures=True), "/ready"),
     "dragoman-responses": Server(_dragoman("responses"), "/ready"),
@@ -130,6 +141,8 @@ class Row(NamedTuple):
     """Whether ``--quick`` measures it."""
     prefix: str = ""
     """Stands before the path."""
+    most: int | None = None
+    """The most connections at which it is measured."""
 
 
 _ROLLOUT: Final = "/ng-rollout/benchmark"
@@ -145,6 +158,8 @@ ROWS: Final = (
     Row(
         "Dragoman, Responses over Chat, captured", "dragoman-captures", "responses", False, _ROLLOUT
     ),
+    Row("LiteLLM, Chat on Chat", "litellm", "chat", False, most=32),
+    Row("LiteLLM, Responses over Chat", "litellm", "responses", False, most=32),
 )
 REFERENCE: Final = "nginx"
 """The row to which ratios are given."""
@@ -298,6 +313,16 @@ def cpu_table(rows: Sequence[Row], loads: Sequence[Load], samples: Samples) -> s
     return markdown_table(["CPU us per", *(load.title() for load in loads)], lines)
 
 
+def _chart(rows: Sequence[Row], loads: Sequence[Load], samples: Samples) -> str:
+    bars = [
+        (row.title, [_median_cpu(samples.get((row, load))) for load in loads])
+        for row in rows
+        if row.server is not None
+    ]
+    title = "CPU microseconds of the proxy, logarithmic; less is better"
+    return bar_chart(title, [f"per {load.title()} connections" for load in loads], bars)
+
+
 def speed_table(rows: Sequence[Row], loads: Sequence[Load], samples: Samples) -> str:
     """Requests per second, latency, and the delay of a stream's first byte."""
     whole = [load for load in loads if load.kind == "whole"]
@@ -377,6 +402,8 @@ def main() -> int:
                     for load in loads:
                         print(f"round {number + 1} of {rounds}: {load.title()}", file=sys.stderr)
                         for row in rows:
+                            if row.most is not None and load.connections > row.most:
+                                continue
                             process, port = running.get(row.server or "", (None, upstream_port))
                             pid = process.pid if process else None
                             sample = _sample(port, pid, row, load, deltas, seconds)
@@ -389,11 +416,11 @@ def main() -> int:
     report = _report(rows, loads, samples, rounds, deltas)
     print(report)
     if args.write:
-        facts = machine.describe(
-            ["uvloop", "uvicorn", "httptools", "litestar", "httpx", "msgspec", "aiohttp"]
-        )
+        facts = machine.describe(["uvloop", "uvicorn", "httptools", "litestar", "httpx", "msgspec"])
         lines = [
             "# Results",
+            "",
+            "![CPU time per request and chunk](results.svg)",
             "",
             f"Made by `python -m benchmarks.run {' '.join(sys.argv[1:])}`.",
             "How to read it: `benchmarks/README.md`.",
@@ -404,6 +431,7 @@ def main() -> int:
             "",
         ]
         (machine.ROOT / "benchmarks" / "RESULTS.md").write_text("\n".join(lines))
+        (machine.ROOT / "benchmarks" / "results.svg").write_text(_chart(rows, loads, samples))
     return 0
 
 

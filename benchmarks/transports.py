@@ -112,12 +112,6 @@ def _pyreqwest() -> httpx.AsyncBaseTransport:
 
 def _dragoman() -> httpx.AsyncBaseTransport:
     module = importlib.import_module("backends.transport")
-    transport: httpx.AsyncBaseTransport = module.AiohttpTransport()
-    return transport
-
-
-def _asyncio() -> httpx.AsyncBaseTransport:
-    module = importlib.import_module("benchmarks.asyncio_transport")
     transport: httpx.AsyncBaseTransport = module.AsyncioTransport(read_timeout_s=IDLE_S)
     return transport
 
@@ -128,7 +122,6 @@ CANDIDATES: Final[dict[str, Callable[[], httpx.AsyncBaseTransport]]] = {
     "pyreqwest.compatibility.httpx": _pyreqwest_httpx,
     "pyreqwest, own class": _pyreqwest,
     "backends.transport": _dragoman,
-    "asyncio + httptools": _asyncio,
 }
 
 

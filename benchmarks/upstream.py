@@ -219,11 +219,22 @@ def _responses_frames(model: str, count: int) -> list[bytes]:
 # Replies, made once for each model
 
 
+def whole_body(dialect: str, model: str) -> bytes:
+    """The body of a reply that is not streamed."""
+    return _chat_whole(model) if dialect == "chat" else _responses_whole(model)
+
+
+def stream_frames(dialect: str, model: str, count: int) -> list[bytes]:
+    """The frames of a stream: opening, ``count`` deltas, and the end as a single item."""
+    if dialect == "chat":
+        return _chat_frames(model, count, include_usage=True)
+    return _responses_frames(model, count)
+
+
 @functools.cache
 def whole_reply(dialect: str, model: str) -> bytes:
     """The bytes of a reply that is not streamed, head included."""
-    write = _chat_whole if dialect == "chat" else _responses_whole
-    return _plain("200 OK", write(model))
+    return _plain("200 OK", whole_body(dialect, model))
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from proxy.gateway import Gateway
 from proxy.headers import to_upstream
 from proxy.routing import Router, Upstream, UpstreamRefused
 from proxy.settings import Settings, secret_of
+from proxy.shortcut import shortcut
 from proxy.surface import Endpoint, read_endpoints, served_paths
 from proxy.tables import SettingsError
 from proxy.upstreams import build_upstreams
@@ -89,7 +90,7 @@ def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) 
         logging_config=None,
         debug=False,
     )
-    return without_prefix(app)
+    return without_prefix(shortcut(app))
 
 
 def _recorder(settings: Settings) -> Recorder | None:

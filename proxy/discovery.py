@@ -8,7 +8,7 @@ import structlog
 
 from backends.errors import BackendError
 from backends.openai_compatible import OpenAICompatibleBackend
-from backends.transport import AiohttpTransport
+from backends.transport import AsyncioTransport
 from proxy.bodies import BodyError
 from proxy.routing import UpstreamRefused, list_models
 from translators.errors import TranslationError
@@ -46,7 +46,7 @@ async def find_local(known: Sequence[Known] = KNOWN) -> Known | None:
 
 
 async def _lists_models(server: Known) -> bool:
-    transport = AiohttpTransport(connect_timeout_s=_PATIENCE_S, read_timeout_s=_PATIENCE_S)
+    transport = AsyncioTransport(connect_timeout_s=_PATIENCE_S, read_timeout_s=_PATIENCE_S)
     backend = OpenAICompatibleBackend(server.title, server.url, transport)
     try:
         async with asyncio.timeout(2 * _PATIENCE_S):

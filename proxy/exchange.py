@@ -114,10 +114,13 @@ class Exchange:
             await self._relay(body, route, change, path)
         else:
             document = decode_object(body)
+            del body  # of megabytes, perhaps: what has been read is given free at once
             if head.model is None and route.shaping.model is not None:
                 document["model"] = route.shaping.model
             upstream = UPSTREAM_CODECS[dialect]
-            await self._translate(document, route, change, upstream, compacts=compacts)
+            translating = self._translate(document, route, change, upstream, compacts=compacts)
+            del document
+            await translating
 
     async def refuse(self, error: ErrorInfo, headers: Headers | None = None) -> None:
         """Answer with an error in the caller's dialect; see ``Answer.refuse``."""
@@ -157,7 +160,10 @@ class Exchange:
                 error, _ = translation.error(refused.status, refused.body)
                 await self.refuse(error, pass_headers.to_caller(refused.headers))
                 return
-        reply = await self._call(route, upstream.path, encode(outgoing), session)
+        body = encode(outgoing)
+        del document, outgoing
+        reply = await self._call(route, upstream.path, body, session)
+        del body
         headers = pass_headers.to_caller(reply.headers)
         try:
             if reply.status >= 400:

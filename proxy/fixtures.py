@@ -13,7 +13,7 @@ import msgspec
 from backends.base import Backend, UpstreamRequest
 from backends.errors import BackendError
 from backends.openai_compatible import OpenAICompatibleBackend
-from backends.transport import AiohttpTransport
+from backends.transport import AsyncioTransport
 from proxy import corpus
 from proxy.corpus import Case, CaseFailed, Facts
 from proxy.redaction import Redaction
@@ -199,7 +199,7 @@ async def _exchange(
 
 
 def _connect(url: str, key: str | None) -> OpenAICompatibleBackend:
-    transport = AiohttpTransport(read_timeout_s=_READ_LIMIT_S)
+    transport = AsyncioTransport(read_timeout_s=_READ_LIMIT_S)
     return OpenAICompatibleBackend("upstream", url, transport, api_key=key)
 
 

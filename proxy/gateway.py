@@ -1,7 +1,7 @@
 """The ASGI side of an exchange: the caller's body, the caller's leaving, the log line."""
 
 import asyncio
-import uuid
+import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -95,7 +95,9 @@ class Gateway:
                 watcher = asyncio.create_task(watch())
                 encoding = value_of(headers, b"content-encoding")
                 body = decompress(body, encoding, self._max_body_bytes)
-                await run(body)
+                running = run(body)
+                del body  # of megabytes, perhaps: it is free as soon as it is read
+                await running
             except (TranslationError, BackendError, BodyError) as error:
                 await refuse(info_of(error))
         except ClientGone:
@@ -106,9 +108,10 @@ class Gateway:
                 stopping = "The proxy is shutting down."
                 await refuse(ErrorInfo(stopping, 503, code="shutting_down"))
             record.outcome = "client_closed" if is_gone else "cancelled"
-        except Exception:
-            record.outcome = "error"
-            raise
+        except Exception as error:  # noqa: BLE001 - a fault of ours is told, not raised
+            _log.error("unexpected error", request_id=record.request_id, exc_info=error)
+            what = "An unexpected error happened in the proxy."
+            await refuse(ErrorInfo(what, code="internal_error"))
         finally:
             if watcher is not None:
                 watcher.cancel()
@@ -116,4 +119,4 @@ class Gateway:
 
 
 def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
-    return value_of(headers, b"x-request-id") or uuid.uuid4().hex
+    return value_of(headers, b"x-request-id") or secrets.token_hex(16)

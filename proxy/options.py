@@ -42,6 +42,7 @@ _UPSTREAM = f"upstreams.{DEFAULT}"
 OPTIONS = (
     Option("host", "server.host", "address to listen on (127.0.0.1)"),
     Option("port", "server.port", "port to listen on (8080)", int),
+    Option("workers", "server.workers", "processes that share the port (1)", int),
     Option(
         "upstream",
         f"{_UPSTREAM}.url",

@@ -92,7 +92,7 @@ async def whole_of(reply: UpstreamReply, limit_bytes: int = _REPLY_LIMIT_BYTES) 
         raise _unreadable(error) from error
 
 
-async def pieces_of(reply: UpstreamReply) -> AsyncIterator[bytes]:
+def pieces_of(reply: UpstreamReply) -> AsyncIterator[bytes]:
     """A stream's pieces without content encodings.
 
     Raises:
@@ -100,9 +100,12 @@ async def pieces_of(reply: UpstreamReply) -> AsyncIterator[bytes]:
         UpstreamProtocolError: An encoding is unknown, or the stream is damaged.
     """
     encoding = reply.headers.get("content-encoding", "")
-    chunks = reply.chunks()
+    return _decompressed(reply.chunks(), encoding) if encoding else reply.chunks()
+
+
+async def _decompressed(chunks: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
     try:
-        async for chunk in decompress_stream(chunks, encoding) if encoding else chunks:
+        async for chunk in decompress_stream(chunks, encoding):
             yield chunk
     except BodyError as error:
         raise _unreadable(error) from error

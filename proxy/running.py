@@ -9,7 +9,7 @@ import msgspec
 from backends.base import UpstreamRequest
 from backends.errors import BackendError
 from backends.openai_compatible import OpenAICompatibleBackend
-from backends.transport import AiohttpTransport
+from backends.transport import AsyncioTransport
 from proxy.bodies import BodyError, collect
 from proxy.settings import Server
 
@@ -41,7 +41,7 @@ async def ask_running(server: Server) -> Mapping[str, Spawned]:
     """The vLLMs of the proxy that listens where ``server`` says, by upstream; none if none does."""
     host = _ANY_HOST.get(server.host, server.host)
     url = f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
-    transport = AiohttpTransport(connect_timeout_s=_PATIENCE_S, read_timeout_s=_PATIENCE_S)
+    transport = AsyncioTransport(connect_timeout_s=_PATIENCE_S, read_timeout_s=_PATIENCE_S)
     backend = OpenAICompatibleBackend("proxy", url, transport)
     try:
         async with asyncio.timeout(2 * _PATIENCE_S):

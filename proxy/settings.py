@@ -40,6 +40,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         drain_s: Seconds that open requests may take when the proxy stops.
         relay: Endpoints of the upstreams that are relayed, such as ``/v1/embeddings`` or
             ``GET /version``; ``default`` stands for the usual ones.
+        workers: Processes that share the port.
     """
 
     host: str = "127.0.0.1"
@@ -49,6 +50,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat_s: Annotated[float, Meta(ge=0)] = 15.0
     reasoning_key_env: str | None = None
     relay: tuple[str, ...] = ("default",)
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
 
 
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

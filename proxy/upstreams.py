@@ -12,7 +12,7 @@ from backends.limits import Limit, LimitedBackend
 from backends.openai_compatible import OpenAICompatibleBackend
 from backends.replicas import ReplicaSet
 from backends.supervision import Supervision
-from backends.transport import AiohttpTransport
+from backends.transport import AsyncioTransport
 from backends.vllm import VllmBackend
 from proxy import settings as config
 from proxy.routing import Upstream
@@ -55,7 +55,7 @@ def _build_backend(name: str, upstream: config.Upstream) -> Backend:
         return DemoBackend(name)
 
     def connect(url: str, key: str | None) -> Backend:
-        transport = AiohttpTransport(
+        transport = AsyncioTransport(
             connect_timeout_s=upstream.connect_timeout_s,
             read_timeout_s=upstream.read_timeout_s,
         )

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = [
     path for name in ("translators", "backends", "proxy") for path in (ROOT / name).rglob("*.py")
 ]
-HTTPX = {"backends/openai_compatible.py", "backends/transport.py"}
+HTTPX = {"backends/openai_compatible.py", "backends/transport.py", "backends/http1.py"}
 PURE = {
     *("base64", "binascii", "collections", "contextlib", "dataclasses", "enum", "functools"),
     *("hashlib", "itertools", "json", "re", "typing", "urllib.parse", "msgspec", "translators"),
@@ -18,7 +18,7 @@ PURE = {
 """What translators may import: no I/O, no clock, no randomness, no environment, no logging."""
 IMPURE = {
     # The library's front door has defaults for ids and time.
-    "translators/translation.py": {"time", "uuid"},
+    "translators/translation.py": {"time", "secrets"},
 }
 
 BUILT_ON = {"completions": ("chat",)}

@@ -10,6 +10,7 @@ from translators.canonical import File, Item, Message, Part, Request, Text, Tool
 from translators.context import Context
 from translators.errors import UnsupportedFeature
 
+_WITH_PARTS = (Message, ToolResult)
 _TEXT_TYPES = frozenset(
     {
         "application/json",
@@ -41,7 +42,7 @@ def inline_files(request: Request, ctx: Context) -> Request:
 
 
 def _inline(item: Item) -> Item:
-    if isinstance(item, Message | ToolResult) and any(isinstance(p, File) for p in item.parts):
+    if isinstance(item, _WITH_PARTS) and any(isinstance(p, File) for p in item.parts):
         return msgspec.structs.replace(item, parts=[_as_text(part) for part in item.parts])
     return item
 

@@ -10,6 +10,8 @@ from translators.errors import ErrorInfo, TranslationError, UpstreamProtocolErro
 from translators.events import Event, ResponseEnd, ResponseFailed, UsageUpdate
 from translators.sse import Frame, SSEDecoder
 
+_OF_THE_WHOLE = frozenset({UsageUpdate, ResponseEnd, ResponseFailed})
+
 
 class StreamTranslator:
     """Joins a decoder, a reader and a writer.
@@ -81,12 +83,16 @@ class StreamTranslator:
             if self.is_over:
                 break
             out.append(self._writer.feed(event))
-            match event:
-                case UsageUpdate(usage=usage):
-                    self.usage = usage
-                case ResponseEnd():
-                    self.is_over = True
-                case ResponseFailed(error=error):
-                    self.is_over = True
-                    self.failure = error
+            if type(event) in _OF_THE_WHOLE:
+                self._note(event)
         return b"".join(out)
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case UsageUpdate(usage=usage):
+                self.usage = usage
+            case ResponseEnd():
+                self.is_over = True
+            case ResponseFailed(error=error):
+                self.is_over = True
+                self.failure = error

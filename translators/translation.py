@@ -9,8 +9,8 @@ Example:
     []
 """
 
+import secrets
 import time
-import uuid
 from collections.abc import Callable
 from typing import Self
 
@@ -28,7 +28,7 @@ from translators.wire import JSON
 
 def random_id(prefix: str) -> str:
     """A random id such as ``resp_`` and 32 hexadecimal digits."""
-    return f"{prefix}_{uuid.uuid4().hex}"
+    return f"{prefix}_{secrets.token_hex(16)}"
 
 
 class Translation:
@@ -103,7 +103,9 @@ class Translation:
         self._request = run(STEPS, request, self.ctx)
         if upstream_model is not None:
             self._request.model = upstream_model
-        return self.upstream.write_request(self._request, self.ctx)
+        written = self.upstream.write_request(self._request, self.ctx)
+        self._request.items = []  # no reply repeats them, and images are large
+        return written
 
     def reply(self, body: dict[str, JSON]) -> JSON:
         """The caller's reply.

@@ -26,6 +26,7 @@ _BY_STATUS = {
     504: "timeout",
 }
 _BY_CODE = {
+    "internal_error": "exception",
     "upstream_unavailable": "connection",
     "upstream_exited": "connection",
     "upstream_timeout": "timeout",

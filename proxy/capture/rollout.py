@@ -24,10 +24,10 @@ def without_prefix(app: ASGIApp) -> ASGIApp:
     The prefix is taken off before routing, so that every route has it, and becomes the header.
     """
 
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
+    def answer(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         if scope["type"] == "http" and scope["path"].startswith(_START):
             scope = _strip(scope)
-        await app(scope, receive, send)
+        return app(scope, receive, send)
 
     return answer
 

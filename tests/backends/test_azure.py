@@ -9,7 +9,7 @@ import pytest
 from backends.azure import Auth, AzureBackend, Form, root_of
 from backends.base import UpstreamRequest
 from backends.openai_compatible import OpenAICompatibleBackend
-from backends.transport import AiohttpTransport
+from backends.transport import AsyncioTransport
 from tests.upstream import ReceivedRequest, Reply, ScriptedUpstream
 
 pytestmark = pytest.mark.server
@@ -22,7 +22,7 @@ async def azure(
     upstream: ScriptedUpstream, form: Form = Form.V1, **members: Any
 ) -> AsyncIterator[AzureBackend]:
     root = root_of(f"http://127.0.0.1:{upstream.port}/", form)
-    transport = AiohttpTransport(connect_timeout_s=5, read_timeout_s=5)
+    transport = AsyncioTransport(connect_timeout_s=5, read_timeout_s=5)
     backend = AzureBackend(OpenAICompatibleBackend("az", root, transport), form=form, **members)
     await backend.start()
     try:

@@ -17,7 +17,7 @@ from backends.process import ManagedProcess, State
 from backends.stall import EngineStalled, StallWatch
 from backends.supervision import Backoff, Supervision, watch
 from backends.traffic import Traffic
-from backends.transport import AiohttpTransport
+from backends.transport import AsyncioTransport
 from backends.vllm import VllmBackend
 from tests.backends.managed_vllm import install_fake, is_, post, started
 from tests.backends.processes import Family, a_family, linux_only, until
@@ -40,7 +40,7 @@ def installed(tmp_path: Path) -> dict[str, str]:
 
 
 def connect(url: str, key: str) -> OpenAICompatibleBackend:
-    return OpenAICompatibleBackend("local", url, AiohttpTransport(), api_key=key)
+    return OpenAICompatibleBackend("local", url, AsyncioTransport(), api_key=key)
 
 
 async def as_it_is(error: BackendError) -> BackendError:

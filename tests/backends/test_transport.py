@@ -6,16 +6,23 @@ place.
 
 import asyncio
 import contextlib
+import datetime
+import gc
 import gzip
 import random
 import socket
+import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from backends.transport import AiohttpTransport
+from backends.transport import AsyncioTransport
 from tests.backends.processes import until
 
 pytestmark = pytest.mark.server
@@ -90,11 +97,11 @@ class Server:
 @contextlib.asynccontextmanager
 async def serving(
     script: Script, **options: float
-) -> AsyncIterator[tuple[Server, AiohttpTransport]]:
+) -> AsyncIterator[tuple[Server, AsyncioTransport]]:
     server = Server(script)
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/x"
-    transport = AiohttpTransport(**options)  # type: ignore[arg-type]
+    transport = AsyncioTransport(**options)  # type: ignore[arg-type]
     try:
         yield server, transport
     finally:
@@ -103,7 +110,7 @@ async def serving(
 
 
 async def send(
-    transport: AiohttpTransport, url: str, body: bytes = b"{}", method: str = "POST"
+    transport: AsyncioTransport, url: str, body: bytes = b"{}", method: str = "POST"
 ) -> tuple[httpx.Response, httpx.AsyncByteStream]:
     reply = await transport.handle_async_request(httpx.Request(method, url, content=body))
     assert isinstance(reply.stream, httpx.AsyncByteStream)
@@ -111,7 +118,7 @@ async def send(
 
 
 async def fetch(
-    transport: AiohttpTransport, url: str, body: bytes = b"{}", method: str = "POST"
+    transport: AsyncioTransport, url: str, body: bytes = b"{}", method: str = "POST"
 ) -> tuple[int, list[bytes]]:
     """A reply's status, and its body as it was read."""
     reply, stream = await send(transport, url, body, method)
@@ -187,7 +194,7 @@ async def test_one_write_is_one_item_and_waiting_writes_are_joined() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"x" * 20_000_000])
 async def test_bodies_of_any_size(body: bytes) -> None:
-    """Above a megabyte too, where aiohttp warns of bytes."""
+    """Small ones leave in one write with their head."""
     async with serving(answer(OK)) as (server, transport):
         assert await fetch(transport, server.url, body) == (200, [b"ok"])
         assert server.bodies == [body]
@@ -371,7 +378,7 @@ def closed_port() -> int:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
 async def test_refused_and_unknown_hosts(host: str) -> None:
-    transport = AiohttpTransport()
+    transport = AsyncioTransport()
     with pytest.raises(httpx.ConnectError):
         await send(transport, f"http://{host}:{closed_port()}/")
     await transport.aclose()
@@ -386,7 +393,7 @@ async def test_connection_that_is_not_accepted_is_a_connect_timeout() -> None:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        transport = AiohttpTransport(connect_timeout_s=0.1)
+        transport = AsyncioTransport(connect_timeout_s=0.1)
         with pytest.raises(httpx.ConnectTimeout):
             await send(transport, f"http://127.0.0.1:{listener.getsockname()[1]}/")
         await transport.aclose()
@@ -609,4 +616,156 @@ async def test_closing_the_transport_closes_kept_connections() -> None:
 
 
 async def test_transport_that_was_never_used_can_be_closed() -> None:
-    await AiohttpTransport().aclose()
+    await AsyncioTransport().aclose()
+
+
+async def test_early_reply_to_a_long_request_costs_the_connection() -> None:
+    """A server may refuse a body without reading it; the rest of it must not begin a request."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 X\r\ncontent-length: 0\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            assert await reader.read(1)
+            while await reader.read(65536):
+                pass
+        writer.close()
+        closed.set()
+
+    closed = asyncio.Event()
+    listening = await asyncio.start_server(refuse, "127.0.0.1", 0, limit=65536)
+    transport = AsyncioTransport()
+    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+    assert await fetch(transport, url, b"x" * 50_000_000) == (413, [])
+    async with asyncio.timeout(5):
+        await closed.wait()
+    await transport.aclose()
+    listening.close()
+
+
+# --- limits --------------------------------------------------------------------------------
+
+
+async def test_endless_head_is_an_error() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.write(b"HTTP/1.1 200 OK\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await connection.write(b"x-a: " + b"y" * 1000 + b"\r\n")
+
+    async with serving(script) as (server, transport):
+        with pytest.raises(httpx.RemoteProtocolError, match="head"):
+            await fetch(transport, server.url)
+
+
+async def test_trailers_are_left_out() -> None:
+    script = answer(HEAD + chunk(b"a") + b"0\r\nx-late: 1\r\n\r\n")
+    async with serving(script) as (server, transport):
+        for _ in range(2):
+            reply, stream = await send(transport, server.url)
+            assert [data async for data in stream] == [b"a"]
+            assert "x-late" not in reply.headers
+            await stream.aclose()
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("value", ["a\nx-b: c", "a\r\n\r\nGET /", "a\n"])
+async def test_line_end_in_a_header_is_refused(value: str) -> None:
+    async with serving(answer(OK)) as (server, transport):
+        request = httpx.Request("POST", server.url, headers={"x-a": value}, content=b"{}")
+        with pytest.raises(httpx.LocalProtocolError):
+            await transport.handle_async_request(request)
+        assert server.connections == 0
+
+
+async def test_other_schemes_are_refused() -> None:
+    transport = AsyncioTransport()
+    with pytest.raises(httpx.UnsupportedProtocol):
+        await send(transport, "ftp://127.0.0.1/")
+
+
+async def test_reply_that_nobody_closed_holds_no_error_in_a_cycle() -> None:
+    """Tracebacks hold bodies: what failed has to go without the collector's help."""
+    async with serving(answer(HEAD + b"zz\r\n", close=True)) as (server, transport):
+        gc.collect()
+        before = {id(o) for o in gc.get_objects()}
+        with gc_off():
+            for _ in range(3):
+                with contextlib.suppress(httpx.RemoteProtocolError):
+                    await fetch(transport, server.url)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            made = (o for o in gc.get_objects() if id(o) not in before)
+            kept = [o for o in made if isinstance(o, httpx.RemoteProtocolError)]
+        assert not kept
+
+
+@contextlib.contextmanager
+def gc_off() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+# --- TLS and names -------------------------------------------------------------------------
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost, signed by itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    built = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    plain = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    paths = folder / "cert.pem", folder / "key.pem"
+    paths[0].write_bytes(built.public_bytes(pem))
+    paths[1].write_bytes(key.private_bytes(pem, *plain))
+    return paths
+
+
+async def test_tls(tmp_path: Path) -> None:
+    """By name: the certificate is checked, and one that nobody vouches for is refused."""
+    cert, key = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    server = Server(answer(HEAD + chunk(b"x" * 300_000) + END))
+    listening = await asyncio.start_server(server.serve, "localhost", 0, ssl=context)
+    port = listening.sockets[0].getsockname()[1]
+    trusting = AsyncioTransport(ssl_context=ssl.create_default_context(cafile=cert))
+    for _ in range(2):
+        status, data = await fetch(trusting, f"https://localhost:{port}/x", b"y" * 300_000)
+        assert (status, b"".join(data)) == (200, b"x" * 300_000)
+    assert server.connections == 1
+    assert server.bodies == [b"y" * 300_000] * 2
+    await trusting.aclose()
+    doubting = AsyncioTransport()
+    for host in ("localhost", "127.0.0.1"):
+        with pytest.raises(httpx.ConnectError, match="certificate"):
+            await send(doubting, f"https://{host}:{port}/x")
+    listening.close()
+
+
+async def test_name_with_an_address_that_does_not_answer() -> None:
+    """``localhost`` is often ::1 first, where nobody listens."""
+    async with serving(answer(OK)) as (server, transport):
+        assert await fetch(transport, server.url.replace("127.0.0.1", "localhost")) == (
+            200,
+            [b"ok"],
+        )
+
+
+async def test_name_that_is_none() -> None:
+    transport = AsyncioTransport()
+    with pytest.raises(httpx.ConnectError):
+        await send(transport, f"http://{'x' * 70}.invalid/")

@@ -465,7 +465,7 @@ async def test_fault_of_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         answer = await ask(proxy.port, f"/ng-rollout/a{RESPONSES}", responses_request())
     assert answer.status == 500
     [record] = read_records(tmp_path, "a")
-    assert (record["status_code"], record["error_category"]) == (None, "exception")
+    assert (record["status_code"], record["error_category"]) == (500, "exception")
     assert record["request"] == responses_request()
 
 

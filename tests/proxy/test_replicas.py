@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
-import aiohttp
+import httpx
 import msgspec
 import pytest
 from structlog.typing import EventDict
 
 from backends.openai_compatible import OpenAICompatibleBackend
 from backends.replicas import ReplicaSet
+from backends.transport import AsyncioTransport
 from proxy.loading import load
 from proxy.settings import Settings, Upstream, public
 from proxy.tables import SettingsError
@@ -92,13 +93,13 @@ def last(lines: list[EventDict], event: str) -> EventDict:
 
 async def play(port: int, session: int, turns: Sequence[int]) -> None:
     """Turns of one session, each of which has to succeed."""
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+    url = f"http://127.0.0.1:{port}"
+    async with httpx.AsyncClient(transport=AsyncioTransport(), base_url=url) as client:
         for number in turns:
             path, body, headers = turn(session, number)
             data = msgspec.json.encode(body)
-            async with client.post(path, data=data, headers=headers) as reply:
-                assert reply.status == 200
-                await reply.read()
+            reply = await client.post(path, content=data, headers=headers)
+            assert reply.status_code == 200
 
 
 async def play_all(port: int, turns: Sequence[int]) -> None:

@@ -12,6 +12,8 @@ from translators.dialect import Dialect
 from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
 from translators.wire import JSON, open_as
 
+_PLAIN = (Text, Refusal)  # a tuple: ``Text | Refusal`` would be made anew at each use
+
 
 def read_content(
     content: str | list[JSON] | None,
@@ -79,8 +81,9 @@ def write_content(parts: Sequence[Part], ctx: Context, *, joint: str = "\n") -> 
     Raises:
         UnsupportedFeature: The upstream has no place for a part.
     """
-    if all(isinstance(part, Text | Refusal) for part in parts):
-        return joint.join(part.text for part in parts if isinstance(part, Text | Refusal))
+    texts = [part.text for part in parts if isinstance(part, _PLAIN)]
+    if len(texts) == len(parts):
+        return joint.join(texts)
     return [write_part(part, ctx) for part in parts]
 
 

