@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import httpx
 import msgspec
 import pytest
 
+from backends.transport import AsyncioTransport
 from proxy.settings import Capture, Model, Overflow, Settings, Upstream
 from tests.backends.processes import until
 from tests.proxy.caller import read_frames
@@ -81,37 +82,36 @@ def vllm(request: ReceivedRequest) -> Answer:
 
 
 class Gym:
-    """A client as NeMo Gym's: aiohttp without a cookie jar, its cookies passed on by hand."""
+    """A client as NeMo Gym's: without a cookie jar, a reply's cookie passed on by hand."""
 
     def __init__(self, proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
-        self._root = f"http://127.0.0.1:{proxy.port}"
+        url = f"http://127.0.0.1:{proxy.port}"
+        self._client = httpx.AsyncClient(transport=AsyncioTransport(), base_url=url)
         self._upstream = upstream
-        self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
 
     async def close(self) -> None:
-        await self._session.close()
+        await self._client.aclose()
 
     async def post(
-        self, path: str, body: JSON, cookies: Any = None
-    ) -> tuple[int, JSON, Any, list[JSON]]:
-        """Status, document and cookies of the reply, and the bodies that went to vLLM for it."""
+        self, path: str, body: JSON, cookie: str = ""
+    ) -> tuple[int, JSON, str, list[JSON]]:
+        """Status, document and cookie of the reply, and the bodies that went to vLLM for it."""
+        self._client.cookies.clear()
         before = len(self._upstream.requests)
-        content = msgspec.json.encode(body)
-        headers = {"content-type": "application/json"}
-        url = self._root + path
-        async with self._session.post(url, data=content, headers=headers, cookies=cookies) as got:
-            document = msgspec.json.decode(await got.read())
-            sent: list[JSON] = [request.json for request in self._upstream.requests[before:]]
-            return got.status, document, got.cookies, sent
+        headers = {"cookie": cookie} if cookie else {}
+        reply = await self._client.post(path, json=body, headers=headers)
+        sent: list[JSON] = [request.json for request in self._upstream.requests[before:]]
+        given = reply.headers.get("set-cookie", "").partition(";")[0]
+        return reply.status_code, reply.json(), given, sent
 
     async def get(self, path: str) -> tuple[int, JSON]:
-        async with self._session.get(self._root + path) as reply:
-            return reply.status, msgspec.json.decode(await reply.read())
+        reply = await self._client.get(path)
+        return reply.status_code, reply.json()
 
     async def stream(self, path: str, body: JSON) -> list[JSON]:
-        async with self._session.post(self._root + path, json=body) as reply:
-            assert reply.status == 200
-            return read_frames(await reply.read())
+        reply = await self._client.post(path, json=body)
+        assert reply.status_code == 200
+        return read_frames(reply.content)
 
     async def episode(self, body: JSON, path: str) -> list[JSON]:
         """What its simple agent does: call tools until a message comes without calls.
@@ -119,10 +119,10 @@ class Gym:
         Replayed items have the members that were in the reply, in the order of its types.
         """
         outputs: list[JSON] = []
-        cookies = None
+        cookie = ""
         while True:
             turn = {**body, "input": body["input"] + outputs}
-            status, response, cookies, _ = await self.post(path, turn, cookies)
+            status, response, cookie, _ = await self.post(path, turn, cookie)
             assert status == 200
             outputs += [dict(sorted(item.items())) for item in response["output"]]
             calls = [item for item in response["output"] if item["type"] == "function_call"]

@@ -326,16 +326,15 @@ async def test_a_cookie_keeps_alike_conversations_apart(running_proxy: RunProxy)
     """Each goes where the fewest requests are open, and its later turns follow it."""
     async with Fleet() as fleet:
         proxy = await running_proxy(fleet.settings(session_cookie=True))
+        url = f"http://127.0.0.1:{proxy.port}"
         for _ in range(30):
-            async with aiohttp.ClientSession(
-                f"http://127.0.0.1:{proxy.port}", cookie_jar=aiohttp.CookieJar(unsafe=True)
-            ) as client:
+            async with httpx.AsyncClient(transport=AsyncioTransport(), base_url=url) as client:
                 for number in range(3):
                     messages = [{"role": "user", "content": text} for text in ("same", "a", "b")]
                     body = {"model": "m", "messages": messages[: number + 1]}
-                    async with client.post(CHAT, json=body) as reply:
-                        assert reply.status == 200
-                        assert ("set-cookie" in reply.headers) is (number == 0)
+                    reply = await client.post(CHAT, json=body)
+                    assert reply.status_code == 200
+                    assert ("set-cookie" in reply.headers) is (number == 0)
     seen = fleet.seen["same"]
     conversations = [seen[i : i + 3] for i in range(0, len(seen), 3)]
     assert all(len(set(replicas)) == 1 for replicas in conversations)
