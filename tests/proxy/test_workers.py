@@ -8,8 +8,10 @@ import socket
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from proxy.loading import load
 from proxy.serve import listen
 from proxy.settings import VLLM, Settings, Upstream, key_of, secret_of
 from proxy.tables import SettingsError
@@ -130,3 +132,13 @@ def test_address_is_not_shared_with_strangers() -> None:
         stranger.bind(("127.0.0.1", port))
     for listener in sockets:
         listener.close()
+
+
+def test_settings_reach_workers_whole(tmp_path: Path) -> None:
+    """As JSON on a pipe: those of the document say something of each kind."""
+    document = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    block = document.partition("```toml\n")[2].partition("```")[0]
+    path = tmp_path / "dragoman.toml"
+    path.write_text(block)
+    settings = load(path, {}, {"SEAL": "s", "LOCAL_KEY": "k"})
+    assert msgspec.json.decode(msgspec.json.encode(settings), type=Settings) == settings
