@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backends.base import Backend, UpstreamReply, UpstreamRequest
-from backends.errors import BackendError
+from backends.errors import BackendBrokeOff, BackendError
 from proxy import headers as pass_headers
 from proxy.answer import Answer
-from proxy.broken_stream import last_frame
+from proxy.broken_stream import last_frame, stops_short
 from proxy.errors import info_of
 from proxy.multipart import find_field
 from proxy.record import Record
@@ -22,6 +22,7 @@ from translators.errors import ErrorInfo, MalformedRequest, UpstreamProtocolErro
 from translators.wire import JSON, encode, open_members, peek
 
 _JSON = "application/json"
+_STOPPED_SHORT = "The upstream's stream ended before the reply was complete."
 
 
 async def pass_back(
@@ -33,7 +34,8 @@ async def pass_back(
 ) -> None:
     """Pass a reply on unread, apart from members to restore, and close it.
 
-    A stream that breaks off ends with an error in the caller's dialect, if it is given.
+    A stream that breaks off, or stops short, ends with an error in the caller's dialect, if that
+    is given.
 
     Raises:
         BackendError: The upstream broke off, and only a broken connection can tell the caller.
@@ -49,6 +51,8 @@ async def pass_back(
             async for chunk in restore(reply, restores) if restores else reply.chunks():
                 tap.feed(chunk)
                 await answer.write(chunk)
+            if caller and stops_short(caller, reply, tap.tail()):
+                raise BackendBrokeOff(_STOPPED_SHORT, backend=record.upstream or "")
         except (BackendError, UpstreamProtocolError) as error:
             info = info_of(error)
             frame = last_frame(caller, reply, tap.tail(), info) if caller else None

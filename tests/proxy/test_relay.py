@@ -162,6 +162,63 @@ async def test_where_no_frame_can_follow_the_connection_says_so(
     assert (line["outcome"], line["error"]) == ("error", "upstream_stream_truncated")
 
 
+OPEN_CHAT = (
+    b'data: {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": null}]}\n\n'
+)
+OPEN_RESPONSES = b'data: {"type": "response.output_text.delta", "sequence_number": 3}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("path", "speaks", "frames"),
+    [
+        (CHAT, "chat", [OPEN_CHAT]),
+        (CHAT, "chat", [OPEN_CHAT.replace(b"\n", b"\r\n")]),
+        (CHAT, "chat", [b": hello\n\n", OPEN_CHAT]),
+        (RESPONSES, "responses", [b"event: x\n" + OPEN_RESPONSES]),
+        (RESPONSES, "responses", [OPEN_RESPONSES.replace(b"output_text.delta", b"created")]),
+    ],
+)
+async def test_stream_that_stops_short_ends_in_an_error_frame(
+    path: str,
+    speaks: str,
+    frames: list[bytes],
+    running_proxy: RunProxy,
+    log_lines: list[EventDict],
+) -> None:
+    """HTTP says that it is whole, and its dialect that it is not."""
+    async with ScriptedUpstream(StreamReply(frames)) as upstream:
+        proxy = await running_proxy(using(upstream, speaks))
+        answer = await ask(proxy.port, path, b'{"model":"m","stream":true}')
+    sent = b"".join(frames)
+    assert answer.body.startswith(sent)
+    (frame,) = read_frames(answer.body.removeprefix(sent))
+    assert frame["error"]["code"] == "upstream_stream_truncated"
+    assert log_lines[-1]["error"] == "upstream_stream_truncated"
+
+
+@pytest.mark.parametrize(
+    ("path", "speaks", "frames"),
+    [
+        (CHAT, "chat", [OPEN_CHAT, b"data: [DONE]\n\n"]),
+        (CHAT, "chat", [OPEN_CHAT.replace(b"null", b'"stop"')]),
+        (CHAT, "chat", [OPEN_CHAT.replace(b"null", b'"stop"'), OPEN_CHAT]),
+        (CHAT, "chat", [OPEN_CHAT, b'data: {"choices": [], "usage": {}}\n\n']),
+        (CHAT, "chat", [OPEN_CHAT, b'data: {"error": {"message": "No."}}\n\n']),
+        (CHAT, "chat", [OPEN_CHAT, b"data: what?\n\n"]),
+        (RESPONSES, "responses", [b'data: {"type": "response.completed"}\n\n']),
+        (RESPONSES, "responses", [OPEN_RESPONSES, b'data: {"type": "error"}\n\n']),
+        (RESPONSES, "responses", [b'data: {"type": "response.incomplete"}\n\n', b": end\n\n"]),
+    ],
+)
+async def test_stream_that_may_be_over_is_left_alone(
+    path: str, speaks: str, frames: list[bytes], running_proxy: RunProxy
+) -> None:
+    async with ScriptedUpstream(StreamReply(frames)) as upstream:
+        proxy = await running_proxy(using(upstream, speaks))
+        answer = await ask(proxy.port, path, b'{"model":"m","stream":true}')
+    assert (answer.body, answer.is_whole) == (b"".join(frames), True)
+
+
 @same
 async def test_upstream_that_breaks_off_before_its_head(
     path: str, speaks: str, running_proxy: RunProxy

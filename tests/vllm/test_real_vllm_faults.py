@@ -94,11 +94,12 @@ async def under_load(served: Served, part: str, number: signal.Signals) -> list[
         httpx.AsyncClient(
             base_url=f"{served.root}/v1", timeout=PATIENCE_S, trust_env=False
         ) as client,
+        asyncio.TaskGroup() as running,
     ):
-        running = [asyncio.create_task(stream.run(client)) for stream in streams]
+        for stream in streams:
+            running.create_task(stream.run(client))
         await asyncio.gather(*(stream.begun.wait() for stream in streams))
         os.kill(part_of(served, part), number)
-        await asyncio.gather(*running)
     return streams
 
 
