@@ -31,8 +31,8 @@ SUPERVISION = """
 restart_backoff_s = {backoff_s}
 restart_wait_s = 300
 health_interval_s = 1
-engine_stall_timeout_s = 8
-engine_answer_timeout_s = 4
+engine_stall_timeout_s = 10
+engine_answer_timeout_s = 20
 """
 KEY = "tiny-key"
 """What the spawned vLLM wants from those who ask it past the proxy."""
