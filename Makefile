@@ -60,6 +60,7 @@ bench: $(VENV)/.dev ## measure against nginx, LiteLLM and the upstream alone; QU
 	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick --connections 32)
 	$(BIN)/python -m benchmarks.limits $(if $(QUICK),--quick)
 	$(BIN)/python -m benchmarks.counts
+	$(if $(QUICK),,$(BIN)/python -m benchmarks.beside_vllm)
 
 mutants: $(VENV)/.dev ## change the translators here and there: do the tests notice? SAMPLE=0 for all changes
 	$(BIN)/python -m tests.mutants --sample $(or $(SAMPLE),1500)
