@@ -116,11 +116,12 @@ class Connection(asyncio.Protocol):
         return False
 
     def abort(self) -> None:
-        """Close the connection now."""
+        """Close the connection now; who waits for more of the reply waits no longer."""
         self.is_busy = False
         self.error = None  # its traceback leads back here
         if not self.is_lost and self._transport is not None:
             self._transport.abort()
+        self._wake()
 
     def _can_go_on(self) -> bool:
         if not self.complete or not self._keeps_alive or self.is_lost or self.error is not None:
@@ -168,8 +169,11 @@ class Connection(asyncio.Protocol):
         self.is_silent = False
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as exc:  # a change of protocol too: none was asked for
+        except httptools.HttpParserError as exc:
             self._fail(httpx.RemoteProtocolError(f"invalid HTTP reply: {exc}"))
+            return
+        except httptools.HttpParserUpgrade:
+            self._fail(httpx.RemoteProtocolError("invalid HTTP reply: 101, which nobody asked for"))
             return
         if not self.head_done:
             self._head_bytes += len(data)

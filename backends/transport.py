@@ -209,7 +209,7 @@ def _head(request: httpx.Request) -> bytes:
     lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
     lines += [b"%b: %b" % header for header in request.headers.raw]
     head = b"\r\n".join([*lines, b"\r\n"])
-    if head.count(b"\n") != len(lines) + 1:
+    if not head.count(b"\n") == head.count(b"\r") == len(lines) + 1:  # some end lines at CR alone
         raise httpx.LocalProtocolError("a header holds a line end")
     return head
 

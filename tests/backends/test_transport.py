@@ -299,6 +299,21 @@ async def test_closing_an_unfinished_reply_closes_the_connection(reads: int) -> 
                 await anext(pieces)
 
 
+async def test_closing_a_reply_ends_whoever_reads_it() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.write(HEAD + chunk(b"a"))
+        await connection.hang()
+
+    async with serving(script) as (server, transport):
+        _, stream = await send(transport, server.url)
+        assert await anext(stream) == b"a"
+        reading = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        await stream.aclose()
+        with pytest.raises(httpx.StreamClosed):
+            await asyncio.wait_for(reading, 5)
+
+
 async def test_closing_twice_and_after_the_end_does_no_harm() -> None:
     async with serving(answer(OK)) as (server, transport):
         for _ in range(2):
@@ -659,6 +674,16 @@ async def test_endless_head_is_an_error() -> None:
             await fetch(transport, server.url)
 
 
+async def test_change_of_protocol_is_an_error_that_nobody_else_hears_of() -> None:
+    strays: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: strays.append(context))
+    head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+    async with serving(answer(head)) as (server, transport):
+        with pytest.raises(httpx.RemoteProtocolError, match="101"):
+            await fetch(transport, server.url)
+    assert strays == []
+
+
 async def test_trailers_are_left_out() -> None:
     script = answer(HEAD + chunk(b"a") + b"0\r\nx-late: 1\r\n\r\n")
     async with serving(script) as (server, transport):
@@ -670,7 +695,7 @@ async def test_trailers_are_left_out() -> None:
         assert server.connections == 1
 
 
-@pytest.mark.parametrize("value", ["a\nx-b: c", "a\r\n\r\nGET /", "a\n"])
+@pytest.mark.parametrize("value", ["a\nx-b: c", "a\r\n\r\nGET /", "a\n", "a\rx-b: c"])
 async def test_line_end_in_a_header_is_refused(value: str) -> None:
     async with serving(answer(OK)) as (server, transport):
         request = httpx.Request("POST", server.url, headers={"x-a": value}, content=b"{}")
