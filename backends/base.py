@@ -13,7 +13,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     ``/chat/completions``; ``body`` is the JSON text or form, empty for GET. ``session`` is the key
     of the conversation, for backends that choose among servers, and ``model`` the body's model,
     for those that name it in the URL; neither is sent as such. With ``is_at_root`` the path is
-    relative to the server's root instead, which lacks the API root's ``/v1``.
+    relative to the server's root instead, which lacks the API root's ``/v1``. With ``is_aside`` it
+    is asked for the sake of another one that was sent, and needs no place of its own at the server.
     """
 
     method: str
@@ -23,6 +24,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     session: str | None = None
     is_at_root: bool = False
     model: str | None = None
+    is_aside: bool = False
 
 
 class UpstreamReply(Protocol):

@@ -97,7 +97,8 @@ class FairQueue:
 class LimitedBackend:
     """A backend with a limit; see the module.
 
-    POST requests are limited: what asks for models, health or metrics does not wait behind them.
+    POST requests are limited: what asks for models, health or metrics does not wait behind them,
+    nor what is asked aside, for a request that may hold its place until then.
     Callers are told apart by their ``authorization``.
     """
 
@@ -142,7 +143,7 @@ class LimitedBackend:
             BackendQueueTimeout: Its turn did not come in time.
             BackendError: The backend gave no reply.
         """
-        if request.method != "POST":
+        if request.method != "POST" or request.is_aside:
             return await self._backend.send(request)
         queued_s = await self._enter(request)
         try:

@@ -223,7 +223,11 @@ async def _tokenize(request: UpstreamRequest, body: dict[str, JSON], send: Send)
         UpstreamProtocolError: It gave no token ids.
     """
     question = msgspec.structs.replace(
-        request, path="/tokenize", body=encode(ask_for_prompt(body)), is_at_root=True
+        request,
+        path="/tokenize",
+        body=encode(ask_for_prompt(body)),
+        is_at_root=True,
+        is_aside=True,
     )
     reply = await send(question)
     try:

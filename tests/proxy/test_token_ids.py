@@ -159,6 +159,20 @@ async def test_old_upstream_is_asked_at_its_root(
 
 
 @either_way
+async def test_asking_for_the_prompt_needs_no_place(
+    is_stream: bool, vllm: FakeVLLM, upstream: ScriptedUpstream, running_proxy: RunProxy
+) -> None:
+    """A stream that waited for a second place would wait for itself."""
+    vllm.is_old = True
+    members: JSON = {"max_concurrent": 1, "queue_limit": 0}
+    upstreams = {"vllm": Upstream(url=upstream.url, speaks="chat", **members)}
+    models = [Model(name="m", upstream="vllm", token_ids=True)]
+    proxy = await running_proxy(Settings(upstreams=upstreams, models=models))
+    answer = await ask(proxy.port, CHAT, request(CHAT, is_stream))
+    assert [bundle_of(carrier) for carrier in carriers(answer, CHAT, is_stream)] == [BUNDLE]
+
+
+@either_way
 async def test_rest_of_a_relayed_reply_is_as_without_the_setting(
     is_stream: bool, proxy: RunningProxy
 ) -> None:
