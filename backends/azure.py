@@ -12,7 +12,13 @@ import msgspec
 
 from backends.base import Backend, UpstreamReply, UpstreamRequest
 
-_OF_DEPLOYMENTS = frozenset({"/chat/completions", "/completions", "/embeddings"})
+_OF_DEPLOYMENTS = frozenset(
+    {
+        *("/chat/completions", "/completions", "/embeddings"),
+        *("/audio/transcriptions", "/audio/translations", "/audio/speech"),
+        *("/images/generations", "/images/edits"),
+    }
+)
 
 
 class Form(StrEnum):
@@ -66,7 +72,7 @@ class AzureBackend:
         """
         self._server = server
         self._form = form
-        self._query = "" if api_version is None else f"?api-version={quote(api_version)}"
+        self._version = None if api_version is None else f"api-version={quote(api_version)}"
         self._deployment = deployment
         self._auth = auth
         self._key = key.strip() if key else None
@@ -82,7 +88,7 @@ class AzureBackend:
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
         """Send a request; see ``Backend.send``."""
-        path = self._path(request) + self._query
+        path = self._path(request)
         headers = self._sign(request.headers)
         return await self._server.send(msgspec.structs.replace(request, path=path, headers=headers))
 
@@ -95,10 +101,15 @@ class AzureBackend:
         await self._server.aclose()
 
     def _path(self, request: UpstreamRequest) -> str:
+        """Path and query: the caller's, with our version of the API in the place of its own."""
+        path, _, query = request.path.partition("?")
         deployment = self._deployment or request.model
-        if self._form is Form.V1 or request.path not in _OF_DEPLOYMENTS or deployment is None:
-            return request.path
-        return f"/deployments/{quote(deployment, safe='')}{request.path}"
+        if self._form is Form.DEPLOYMENTS and path in _OF_DEPLOYMENTS and deployment is not None:
+            path = f"/deployments/{quote(deployment, safe='')}{path}"
+        if self._version is not None:
+            pairs = [pair for pair in query.split("&") if not pair.startswith("api-version=")]
+            query = "&".join([*filter(None, pairs), self._version])
+        return f"{path}?{query}" if query else path
 
     def _sign(self, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """The headers with our credential, or with the caller's where Azure looks for it."""

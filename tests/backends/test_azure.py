@@ -74,6 +74,27 @@ async def send(request: UpstreamRequest, form: Form = Form.V1, **members: Any) -
         (
             "deployments",
             {"api_version": VERSION},
+            "/audio/transcriptions?a=1",
+            "w",
+            f"/openai/deployments/w/audio/transcriptions?a=1&api-version={VERSION}",
+        ),
+        (
+            "deployments",
+            {"api_version": VERSION},
+            "/images/generations?api-version=2023-05-15&b",
+            "i",
+            f"/openai/deployments/i/images/generations?b&api-version={VERSION}",
+        ),
+        (
+            "v1",
+            {},
+            "/embeddings?api-version=preview",
+            "e",
+            "/openai/v1/embeddings?api-version=preview",
+        ),
+        (
+            "deployments",
+            {"api_version": VERSION},
             "/responses",
             "gpt",
             f"/openai/responses?api-version={VERSION}",
