@@ -120,7 +120,7 @@ async def run_server(
         _log.info("dragoman serves", **hello)
     server = _Server(server_config(app, settings))
     if owner is not None:
-        asyncio.get_running_loop().add_reader(owner, server.handle_exit, signal.SIGTERM, None)
+        server.end_with(owner)
     _calm_collector()
     await server.serve(sockets=[listener])
 
@@ -147,6 +147,16 @@ class _Server(uvicorn.Server):
         finally:
             for sig, handler in before.items():
                 signal.signal(sig, handler)
+
+    def end_with(self, owner: int) -> None:
+        """End when this pipe closes; open requests may end, as at a signal."""
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            loop.remove_reader(owner)  # a closed pipe can be read for ever: that is one signal
+            self.handle_exit(signal.SIGTERM, None)
+
+        loop.add_reader(owner, end)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Let open requests end at the first signal, and not wait for them at the second."""

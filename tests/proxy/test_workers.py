@@ -18,7 +18,7 @@ from proxy.tables import SettingsError
 from proxy.workers import listen_many, share
 from tests.backends.processes import until
 from tests.proxy.caller import Call, ask
-from tests.proxy.dialects import CHAT, chat_chunk, chat_reply, chat_request
+from tests.proxy.dialects import CHAT, DONE, chat_chunk, chat_reply, chat_request
 from tests.proxy.test_serve import PROMPT_S, Server, serving
 from tests.upstream import Reply, ScriptedUpstream, StreamReply
 
@@ -90,6 +90,21 @@ async def test_workers_end_with_their_owner() -> None:
         pids = pids_of_workers(server)
         server.process.kill()
         await until(lambda: not any(map(lives, pids.values())))
+
+
+async def test_open_stream_may_end_although_the_owner_is_gone() -> None:
+    may_end = asyncio.Event()
+    async with ScriptedUpstream(StreamReply([chat_chunk("Hi"), may_end, DONE])) as upstream:
+        flags = ("--upstream", upstream.url, "--upstream-speaks", "chat", "--workers", "2")
+        body = chat_request(stream=True)
+        async with serving(*flags) as server, Call(server.port, CHAT, body) as call:
+            await call.chunk()
+            pids = pids_of_workers(server)
+            server.process.kill()
+            await until(lambda: sum(map(lives, pids.values())) == 1)  # the one that is idle ends
+            may_end.set()
+            assert b"".join([chunk async for chunk in call.chunks()]) == DONE
+            await until(lambda: not any(map(lives, pids.values())))
 
 
 async def test_open_stream_may_end_and_a_second_signal_does_not_wait() -> None:
