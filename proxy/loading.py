@@ -28,6 +28,12 @@ from proxy.vllm_table import gather_flags
 from translators.profiles import PROFILES, Profile
 from translators.wire import JSON
 
+_ONLY_WITH = {
+    "urls": ("eject_after", "health_interval_s", "session_cookie"),
+    "max_concurrent": ("queue_limit", "queue_timeout_s"),
+}
+"""A member of an upstream -> those that do nothing without it."""
+_PLAIN = Upstream()
 _LOCAL = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
 
 
@@ -81,8 +87,11 @@ def _set(
         if ".".join(path) in (f"upstreams.{name}.{member}" for member in NAMES_UPSTREAM):
             for kind in ("preset", "url", "urls", "azure", "vllm", "demo"):
                 if not any(p.startswith(f"upstreams.{name}.{kind}") for p in overrides):
-                    below.pop(kind, None)
+                    for member in (kind, *_ONLY_WITH.get(kind, ())):
+                        below.pop(member, None)
         tree = below
+    if path[-1] == "key_env":
+        tree.pop("key", None)
     tree[path[-1]] = value
 
 
@@ -127,6 +136,7 @@ def _check_upstream(
         raise SettingsError(
             f"{place.of(at)}: set exactly one of preset, url, urls, azure, vllm and demo"
         )
+    _check_company(at, upstream, place)
     known: set[str] = set()
     for name, url in _urls_of(upstream):
         if not _is_root(url):
@@ -155,6 +165,19 @@ def _check_upstream(
         )
     base = msgspec.to_builtins(PROFILES[upstream.profile])
     fill(Profile, {**base, **upstream.overrides}, f"{at}.overrides", place)
+
+
+def _check_company(at: str, upstream: Upstream, place: Place) -> None:
+    """Refuse what does nothing beside, or without, other settings."""
+    for needed, members in _ONLY_WITH.items():
+        for member in members:
+            is_set = getattr(upstream, member) != getattr(_PLAIN, member)
+            if is_set and getattr(upstream, needed) is None:
+                raise SettingsError(
+                    f"{place.of(f'{at}.{member}')}: only with '{needed}' does it do anything"
+                )
+    if upstream.key is not None and upstream.key_env is not None:
+        raise SettingsError(f"{place.of(f'{at}.key_env')}: set key or key_env, not both")
 
 
 def _check_azure(at: str, azure: Azure | None, place: Place) -> None:

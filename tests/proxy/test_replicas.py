@@ -316,7 +316,7 @@ def test_flag_takes_the_place_of_the_files_replicas(tmp_path: Path) -> None:
     path = tmp_path / "dragoman.toml"
     path.write_text('[upstreams.default]\nurls = ["http://x/v1"]\neject_after = 5\n')
     settings = load(path, {"upstreams.default.url": "http://y/v1"}, {})
-    assert settings.upstreams["default"] == Upstream(url="http://y/v1", eject_after=5)
+    assert settings.upstreams["default"] == Upstream(url="http://y/v1")
     assert "urls" not in str(public(settings))
     shown = public(load(path, {}, {}))
     assert shown["upstreams"]["default"]["urls"] == ["http://x/v1"]

@@ -113,6 +113,25 @@ WRONG = {
         "dragoman.toml:4: upstreams.a.render",
         "raw, chat-template",
     ),
+    **{
+        f"{name}-without-{needed}": (
+            f'[upstreams.a]\nurl = "http://x/v1"\n{name} = {value}',
+            f"dragoman.toml:3: upstreams.a.{name}",
+            f"only with '{needed}'",
+        )
+        for name, value, needed in (
+            ("session_cookie", "true", "urls"),
+            ("eject_after", "5", "urls"),
+            ("health_interval_s", "0", "urls"),
+            ("queue_limit", "0", "max_concurrent"),
+            ("queue_timeout_s", "5", "max_concurrent"),
+        )
+    },
+    "two-keys": (
+        '[upstreams.a]\nurl = "http://x/v1"\nkey = "a"\nkey_env = "B"',
+        "dragoman.toml:4: upstreams.a.key_env",
+        "key or key_env",
+    ),
     "nothing-to-render": (
         '[upstreams.a]\nurl = "http://x/v1"\nspeaks = "chat"\nrender = "raw"',
         "dragoman.toml:4: upstreams.a.render",
@@ -308,6 +327,13 @@ def test_wrong_setting(case: str, tmp_path: Path) -> None:
     assert right in message.removeprefix(place)
     assert "\n" not in message
     assert "sk-" not in message
+
+
+def test_flag_takes_the_place_of_the_files_key(tmp_path: Path) -> None:
+    path = tmp_path / "dragoman.toml"
+    path.write_text('[upstreams.default]\nurl = "http://x/v1"\nkey = "old"\n')
+    upstream = load(path, {"upstreams.default.key_env": "NEW"}, {"NEW": "new"}).upstreams["default"]
+    assert key_of(upstream, {"NEW": "new"}) == "new"
 
 
 @pytest.mark.parametrize("key", ["sk-\nx", "sk-\x00", "sk-ü\u2026"])
