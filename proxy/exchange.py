@@ -240,15 +240,17 @@ class Exchange:
     ) -> UpstreamReply:
         headers = self._headers_to(route, is_stream=self._record.is_stream)
         request = UpstreamRequest("POST", path, headers, body, session, model=self._model)
-        send = route.upstream.backend.send
         if route.rollout is None:
-            reply = await send(request)
-        else:
-            reply = await route.rollout.send(request, self._additions, send)
+            return await self._send(route, request)
+        return await route.rollout.send(request, self._additions, partial(self._send, route))
+
+    async def _send(self, route: Route, request: UpstreamRequest) -> UpstreamReply:
+        """Send the request to its upstream, or what is asked aside for it."""
+        reply = await route.upstream.backend.send(request)
+        if request.is_aside:
+            return reply
         self._record.upstream_answered(reply)
-        if self._record.watch is not None:
-            return self._record.watch(request, reply)
-        return reply
+        return reply if self._record.watch is None else self._record.watch(request, reply)
 
     def _headers_to(self, route: Route, *, is_stream: bool) -> list[tuple[str, str]]:
         headers = pass_headers.to_upstream(self._headers, is_stream=is_stream, extra=route.headers)

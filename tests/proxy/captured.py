@@ -1,13 +1,13 @@
 """Captures in tests: a proxy that records, and what it recorded once it has ended."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from proxy.settings import Capture, Server, Settings, Upstream
+from proxy.settings import Capture, Model, Server, Settings, Upstream
 from tests.proxy.conftest import running
 from tests.upstream import Answer, Handler, ScriptedUpstream
 from translators.wire import JSON
@@ -28,6 +28,7 @@ async def capturing(
     handler: Handler | None = None,
     speaks: str = "chat",
     heartbeat_s: float = 15.0,
+    models: Sequence[Model] = (),
     **settings: JSON,
 ) -> AsyncIterator[Capturing]:
     """A proxy that records into a folder; at the end everything is written."""
@@ -36,6 +37,7 @@ async def capturing(
             server=Server(heartbeat_s=heartbeat_s),
             capture=Capture(dir=str(folder), **settings),
             upstreams={"default": Upstream(url=upstream.url, speaks=speaks)},
+            models=list(models),
         )
         async with running(using, None) as proxy:
             yield Capturing(proxy.port, upstream)

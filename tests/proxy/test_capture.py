@@ -12,7 +12,7 @@ import pytest
 from structlog.typing import EventDict
 
 from proxy.capture.reader import find_rollouts
-from proxy.settings import Settings, Upstream
+from proxy.settings import Model, Settings, Upstream
 from tests.proxy.caller import Call, ask
 from tests.proxy.captured import capturing, names, read_records
 from tests.proxy.conftest import RunProxy
@@ -486,3 +486,34 @@ async def test_upstreams_side_is_recorded_if_wanted(way: str, stream: bool, tmp_
     else:
         assert (side["response"], "response_raw" in side) == (reply("Hi"), False)
     assert text_of(record["response"]) == "Hi"
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_upstream_side_is_what_was_on_the_wire(is_stream: bool, tmp_path: Path) -> None:
+    """With what a model's settings ask for, and not the question aside."""
+    choice = {"index": 0, "finish_reason": "stop", "token_ids": None}
+    logprobs = {"content": [{"token": "token_id:4", "logprob": -0.5}]}
+    said = {"role": "assistant", "content": "Hi"}
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    name = "delta" if is_stream else "message"
+    document = {"id": "c", "choices": [{**choice, name: said, "logprobs": logprobs}]}
+    document["usage"] = usage
+    frames = [sse(document), DONE]
+    reply = StreamReply(frames) if is_stream else Reply.json(document)
+    script: list[Answer] = [reply, Reply.json({"tokens": [1, 2, 3]})]
+    models = [Model(name="m", token_ids=True)]
+    async with capturing(tmp_path, *script, models=models, upstream=True) as proxy:
+        asked = chat_request(stream=is_stream)
+        answer = await ask(proxy.port, f"/ng-rollout/a{CHAT}", asked)
+    assert b"generation_token_ids" in answer.body
+    generation, tokenize = proxy.upstream.requests
+    assert tokenize.path == "/tokenize"
+    [record] = read_records(tmp_path, "a")
+    assert record["request"] == asked
+    side = record["upstream"]
+    assert side["request"] == generation.json
+    assert side["request"]["return_token_ids"] is True
+    if is_stream:
+        assert side["response_raw"].encode() == b"".join(frames)
+    else:
+        assert side["response"] == document
