@@ -17,7 +17,7 @@ from backends.base import UpstreamReply, UpstreamRequest
 from proxy import audio
 from proxy.gathering import WholeReply, gather
 from proxy.replies import read_error_body, whole_of
-from proxy.settings import Model, Overflow, RewardRole, Upstream
+from proxy.settings import Model, Overflow, RewardRole, Upstream, speaks_of
 from proxy.tables import Place, SettingsError
 from translators.canonical import StopReason
 from translators.chat import CODEC as CHAT
@@ -176,9 +176,7 @@ def check_rollout(model: Model, upstream: Upstream, at: str, place: Place) -> No
         SettingsError: The upstream cannot do it, or the folder is none.
     """
     names = _settings_of(model)
-    speaks = model.speaks or upstream.speaks
-    is_ours = upstream.vllm is not None or upstream.demo
-    if names and speaks != "chat" and not (is_ours and speaks == "auto"):
+    if names and (model.speaks or speaks_of(upstream)) != "chat":
         raise SettingsError(
             f"{place.of(f'{at}.{names[0]}')}: only for upstreams that are spoken to in Chat; set "
             f"'speaks' of the model, or of upstreams.{model.upstream}, to 'chat'"

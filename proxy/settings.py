@@ -300,6 +300,12 @@ def override(base: S, members: Mapping[str, JSON]) -> S:
     return msgspec.convert({**msgspec.to_builtins(base), **members}, type(base))
 
 
+def speaks_of(upstream: Upstream) -> str:
+    """What an upstream speaks; ``auto`` is Chat for the kinds that need not be asked."""
+    is_known = upstream.vllm is not None or upstream.azure is not None or upstream.demo
+    return "chat" if upstream.speaks == "auto" and is_known else upstream.speaks
+
+
 def key_of(upstream: Upstream, environment: Mapping[str, str] | None = None) -> str | None:
     """The key to send to an upstream, ``None`` if the caller's passes through."""
     if upstream.key is not None:

@@ -38,15 +38,13 @@ def build_upstream(name: str, upstream: config.Upstream) -> Upstream:
     Raises:
         SettingsError: A vLLM argument would make it unreachable.
     """
-    speaks = upstream.speaks
-    if speaks == "auto" and (upstream.vllm or upstream.azure or upstream.demo):
-        speaks = "chat"
     backend = _build_backend(name, upstream)
     if upstream.urls is None:
         backend = _limited(backend, upstream)
     new_session = None
     if upstream.session_cookie and isinstance(backend, ReplicaSet):
         new_session = partial(backend.new_session, name_session)
+    speaks = config.speaks_of(upstream)
     return Upstream(backend, config.profile_of(upstream), speaks, new_session)
 
 

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from backends.vllm_command import free_port
-from proxy.settings import VLLM, Settings, Upstream
+from proxy.settings import VLLM, Settings, Upstream, speaks_of
 from proxy.tables import SettingsError
 from proxy.upstreams import build_upstream
 
@@ -152,7 +152,7 @@ def share(settings: Settings) -> tuple[dict[str, Upstream], Settings]:
             vllm=None,
             url=f"http://127.0.0.1:{port}/v1",
             key=key,
-            speaks="chat" if upstream.speaks == "auto" else upstream.speaks,
+            speaks=speaks_of(upstream),
         )
     server = settings.server
     if server.reasoning_key_env is None:

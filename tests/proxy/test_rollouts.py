@@ -439,9 +439,15 @@ def test_plain_models_need_no_dialect(tmp_path: Path) -> None:
     assert settings.models == [Model(name="a", upstream="u")]
 
 
-def test_own_vllm_speaks_chat(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        '[upstreams.u.vllm]\nmodel = "m"',
+        '[upstreams.u.azure]\nendpoint = "https://x.openai.azure.com"',
+        "[upstreams.u]\ndemo = true",
+    ],
+)
+def test_kinds_that_are_never_asked_speak_chat(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "dragoman.toml"
-    path.write_text(
-        '[upstreams.u.vllm]\nmodel = "m"\n[[models]]\nname = "a"\nupstream = "u"\ntoken_ids = true'
-    )
+    path.write_text(f'{kind}\n[[models]]\nname = "a"\nupstream = "u"\ntoken_ids = true')
     assert load(path, {}, {}).models[0].token_ids
