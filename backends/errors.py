@@ -59,6 +59,13 @@ class BackendQueueTimeout(BackendError):
     code = "queue_timeout"
 
 
+class BackendURLRefused(BackendError):
+    """The request has no URL that can be sent, since the caller's part of it is too long."""
+
+    status = 400
+    code = "invalid_url"
+
+
 class BackendBrokeOff(BackendError):
     """The connection broke while a reply was under way."""
 

@@ -1,5 +1,6 @@
 """Any OpenAI-compatible server by URL, over httpx's interface."""
 
+import ssl
 from collections.abc import AsyncIterator, Mapping
 
 import httpx
@@ -11,6 +12,7 @@ from backends.errors import (
     BackendError,
     BackendTimeout,
     BackendUnavailable,
+    BackendURLRefused,
 )
 
 
@@ -101,11 +103,16 @@ class OpenAICompatibleBackend:
             BackendConnectTimeout: No connection within the limit.
             BackendTimeout: No reply within the limit.
             BackendBrokeOff: The connection broke before a reply.
+            BackendURLRefused: The path is too long.
         """
         target = (self._root if request.is_at_root else self._base_url) + request.path
         url = self._urls.get(target)
         if url is None:
-            url = httpx.URL(target)
+            try:
+                url = httpx.URL(target)
+            except httpx.InvalidURL as error:
+                text = f"The request cannot be sent on: {error}."
+                raise BackendURLRefused(text, backend=self._name) from error
             if len(self._urls) < 64:
                 self._urls[target] = url
         pairs = [(k, v) for k, v in request.headers if k not in self._headers]
@@ -144,6 +151,10 @@ def _rename(error: httpx.TransportError, backend: str) -> BackendError:
         case httpx.ConnectTimeout():
             text = "The upstream accepts no connection in time."
             return BackendConnectTimeout(text, backend=backend)
+        case httpx.ConnectError() if isinstance(error.__cause__, ssl.SSLError):
+            reason = error.__cause__.reason or "unknown"
+            text = f"The upstream offers no TLS that is trusted ({reason})."
+            return BackendUnavailable(text, backend=backend)
         case httpx.ConnectError():
             return BackendUnavailable("The upstream accepts no connections.", backend=backend)
         case httpx.TimeoutException():

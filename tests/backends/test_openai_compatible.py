@@ -1,5 +1,6 @@
 """The backend for servers by URL: joined paths, keys, and transport errors by meaning."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -15,6 +16,7 @@ from backends.errors import (
     BackendUnavailable,
 )
 from backends.openai_compatible import OpenAICompatibleBackend
+from backends.transport import AsyncioTransport
 
 BASE = "http://upstream.test:8000/v1"
 
@@ -281,3 +283,18 @@ async def test_start_sends_nothing_and_closing_closes_the_transport(
     await server.start()
     await server.aclose()
     assert (server.name, len(router.calls), closed) == ("main", 0, [True])
+
+
+@pytest.mark.server
+async def test_tls_that_fails_is_told_apart_from_a_closed_port() -> None:
+    async def speak_plainly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(speak_plainly, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        backend = OpenAICompatibleBackend("main", f"https://127.0.0.1:{port}", AsyncioTransport())
+        with pytest.raises(BackendUnavailable, match="TLS"):
+            await backend.send(post())
+        await backend.aclose()

@@ -75,6 +75,15 @@ async def test_without_models_the_callers_name_is_the_deployment(running_proxy: 
     assert paths[1] == f"/openai/chat/completions?api-version={VERSION}"
 
 
+async def test_a_name_too_long_for_a_url_is_the_callers_fault(running_proxy: RunProxy) -> None:
+    async with ScriptedUpstream() as upstream:
+        settings = azure(upstream, form="deployments", api_version=VERSION)
+        proxy = await running_proxy(Settings(upstreams=settings.upstreams))
+        answer = await ask(proxy.port, CHAT, chat_request(model="d" * 70_000))
+    assert (answer.status, answer.error["code"]) == (400, "invalid_url")
+    assert upstream.requests == []
+
+
 async def test_it_is_spoken_to_as_openai_is() -> None:
     """An empty body would find out nothing: its URL has no deployment."""
     async with ScriptedUpstream() as upstream:
