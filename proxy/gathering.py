@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from backends.base import UpstreamReply
+from backends.errors import BackendError
 from proxy.replies import is_sse, pieces_of, whole_of
 from translators.chat.token_ids import Asked, Gatherer, carrier
 from translators.errors import UpstreamProtocolError
@@ -87,7 +88,7 @@ class GatheringStream:
                 out += await self._read(frame)
             if out := out + await self._end():
                 yield out
-        except UpstreamProtocolError:
+        except (BackendError, UpstreamProtocolError):
             if out:
                 yield out
             raise

@@ -351,6 +351,28 @@ async def test_fault_of_a_translated_stream(vllm: FakeVLLM, proxy: RunningProxy)
     assert failed["response"]["output"][0]["content"][0]["text"] == "Hi!"
 
 
+async def test_stream_keeps_what_came_before_a_question_that_fails(running_proxy: RunProxy) -> None:
+    """Although all of it came at once."""
+    vllm = FakeVLLM()
+    vllm.is_old = True
+
+    def answer(request: ReceivedRequest) -> Abort | StreamReply:
+        if request.path == "/tokenize":
+            return Abort()
+        pieces = vllm.chunks(request.json)
+        return StreamReply([b"".join(piece for piece in pieces if isinstance(piece, bytes))])
+
+    async with ScriptedUpstream(handler=answer) as upstream:
+        settings = Settings(
+            upstreams={"vllm": Upstream(url=upstream.url, speaks="chat")},
+            models=[Model(name="m", upstream="vllm", token_ids=True)],
+        )
+        proxy = await running_proxy(settings)
+        *before, last = (await ask(proxy.port, CHAT, request(CHAT, True))).frames
+    assert last["error"]["code"] == "upstream_stream_truncated"
+    assert [f["choices"][0]["delta"].get("content") for f in before] == ["", "Hi!"]
+
+
 @both
 async def test_no_tokenize_at_the_upstream(path: str, running_proxy: RunProxy) -> None:
     vllm = FakeVLLM()
