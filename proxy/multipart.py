@@ -7,7 +7,7 @@ import re
 from email.message import Message
 
 
-def find_field(body: bytes, content_type: str, name: str) -> slice | None:
+def find_field(body: bytes, content_type: str, name: str, begin: int = 0) -> slice | None:
     """Where in a body the value of its first field of this name is; ``None`` if there is none.
 
     Files are skipped by a search for the boundary, so that they cost next to nothing.
@@ -16,6 +16,7 @@ def find_field(body: bytes, content_type: str, name: str) -> slice | None:
         body: A form, as it came.
         content_type: Its content type, with the boundary.
         name: A field's name, in ASCII.
+        begin: Where to begin, such as the end of the value found before.
     """
     header = Message()
     header["content-type"] = content_type
@@ -27,7 +28,7 @@ def find_field(body: bytes, content_type: str, name: str) -> slice | None:
         rb'^content-disposition:[^\r\n]*;[ \t]*name="?%b"?[ \t]*(?:[;\r]|\Z)' % name.encode(),
         re.IGNORECASE | re.MULTILINE,
     ).search
-    at = body.find(delimiter)
+    at = body.find(delimiter, begin)
     while at >= 0:
         head = at + len(delimiter)
         blank = body.find(b"\r\n\r\n", head)

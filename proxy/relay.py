@@ -153,6 +153,8 @@ class Relay:
         at = find_field(body, content_type, "model")
         if at is None:
             return self._find(None), body
+        if find_field(body, content_type, "model", at.stop) is not None:
+            raise MalformedRequest("The form has more than one field 'model'.", param="model")
         way = self._find(body[at].decode("utf-8", "replace"))
         if way.model is None:
             return way, body

@@ -306,8 +306,9 @@ async def test_closing_a_reply_ends_whoever_reads_it() -> None:
 
     async with serving(script) as (server, transport):
         _, stream = await send(transport, server.url)
-        assert await anext(stream) == b"a"
-        reading = asyncio.ensure_future(anext(stream))
+        pieces = aiter(stream)
+        assert await anext(pieces) == b"a"
+        reading = asyncio.ensure_future(anext(pieces))
         await asyncio.sleep(0)
         await stream.aclose()
         with pytest.raises(httpx.StreamClosed):

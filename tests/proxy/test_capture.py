@@ -491,13 +491,13 @@ async def test_upstreams_side_is_recorded_if_wanted(way: str, stream: bool, tmp_
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_upstream_side_is_what_was_on_the_wire(is_stream: bool, tmp_path: Path) -> None:
     """With what a model's settings ask for, and not the question aside."""
-    choice = {"index": 0, "finish_reason": "stop", "token_ids": None}
+    choice: JSON = {"index": 0, "finish_reason": "stop", "token_ids": None}
     logprobs = {"content": [{"token": "token_id:4", "logprob": -0.5}]}
     said = {"role": "assistant", "content": "Hi"}
     usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
     name = "delta" if is_stream else "message"
-    document = {"id": "c", "choices": [{**choice, name: said, "logprobs": logprobs}]}
-    document["usage"] = usage
+    choice |= {name: said, "logprobs": logprobs}
+    document = {"id": "c", "choices": [choice], "usage": usage}
     frames = [sse(document), DONE]
     reply = StreamReply(frames) if is_stream else Reply.json(document)
     script: list[Answer] = [reply, Reply.json({"tokens": [1, 2, 3]})]

@@ -168,6 +168,18 @@ async def test_forms_are_routed_by_their_model(running_proxy: RunProxy) -> None:
 
 
 @server
+async def test_form_with_two_models_is_refused(running_proxy: RunProxy) -> None:
+    """Servers take the last one, which nobody would have looked at."""
+    request = httpx.Request("POST", "http://x", files=[("model", (None, m)) for m in ("same", "b")])
+    headers = {"content-type": request.headers["content-type"]}
+    async with ScriptedUpstream() as upstream:
+        proxy = await running_proxy(aliased(upstream))
+        answer = await ask(proxy.port, "/v1/audio/transcriptions", request.read(), headers)
+    assert (answer.status, answer.error["param"]) == (400, "model")
+    assert upstream.requests == []
+
+
+@server
 async def test_form_without_a_model_goes_to_the_only_upstream(running_proxy: RunProxy) -> None:
     async with ScriptedUpstream(Reply.json({})) as upstream:
         proxy = await running_proxy(
