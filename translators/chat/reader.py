@@ -24,6 +24,7 @@ from translators.chat.response import (
     flat_annotation,
     read_stop,
     read_usage,
+    think_tags,
     was_cut,
 )
 from translators.codec import StreamReader
@@ -69,7 +70,7 @@ class ChatReader:
         self._next = 0
         self._open: tuple[int, type[Item]] | None = None
         self._blank = ""
-        tags = ctx.profile.think_tags
+        tags = think_tags(ctx)
         self._splitter = (
             None if tags is ThinkTags.OFF else ThinkSplitter(is_open=tags is ThinkTags.OPENED)
         )
