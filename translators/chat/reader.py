@@ -50,6 +50,9 @@ from translators.think import ThinkSplitter
 from translators.token_ids import read_token_ids
 from translators.wire import JSON, decode, extra_of, open_as
 
+_AFTER_TEXT = ("refusal", "annotations", "tool_calls", "function_call")
+"""Members of a delta before which the text so far is whole."""
+
 
 def make_reader(ctx: Context) -> StreamReader:
     """A reader for one stream."""
@@ -163,6 +166,8 @@ class ChatReader:
         if text:
             self._read_content(text, events)
         refusal = delta.get("refusal")
+        if self._splitter is not None and any(delta.get(name) for name in _AFTER_TEXT):
+            self._split_text(self._splitter.finish(), events)
         if refusal:
             probs = logprobs.get("refusal") or []
             events.append(RefusalDelta(self._ensure(Message, events), refusal, probs))
