@@ -158,9 +158,9 @@ class ChatReader:
         thought = delta.get("reasoning") or delta.get("reasoning_content")
         text = delta.get("content")
         if isinstance(text, list):
-            thoughts, parts = part_thoughts(text)
+            thoughts, parts = part_thoughts(text, self._ctx)
             thought = thought or thoughts
-            text = "".join(p.get("text") or "" for p in parts if isinstance(p, dict))
+            text = "".join(part.get("text") or "" for part in parts)
         if thought and isinstance(thought, str):
             events.append(ReasoningDelta(self._ensure(Reasoning, events), thought))
         if text:

@@ -132,7 +132,7 @@ def _read_output(message: schema.Message, choice: schema.Choice, ctx: Context) -
         thought = (message.reasoning or message.reasoning_content or "") + thought
         message = msgspec.structs.replace(message, content=answer, reasoning=thought)
     if isinstance(message.content, list):
-        thoughts, content = part_thoughts(message.content)
+        thoughts, content = part_thoughts(message.content, ctx)
         thought = message.reasoning or message.reasoning_content or thoughts
         message = msgspec.structs.replace(message, content=content, reasoning=thought)
     items = read_assistant(message, "choices[0].message", fault)
