@@ -78,7 +78,9 @@ def error_of(value: JSON, status: int, params: Mapping[str, str]) -> ErrorInfo:
         param = rename_param(param, params)
     if status in (400, 413, 422) and _asks_for_too_much(message):
         param = "max_output_tokens"
-    elif status in (400, 413, 422) and _OVERFLOW.search(message):
+    elif code == "context_length_exceeded" or (
+        status in (400, 413, 422) and _OVERFLOW.search(message)
+    ):
         code, param = "context_length_exceeded", "items"
     if status == 404 and "model" in message and "exist" in message:
         code = "model_not_found"

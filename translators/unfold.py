@@ -73,5 +73,5 @@ def unfold_item(index: int, item: Item) -> list[Event]:
         case ToolCall(arguments=arguments):
             if arguments:
                 events.append(ArgumentsDelta(index, arguments))
-            return [*events, ItemEnd(index, item.status)]
+            return [*events, ItemEnd(index, item.status, item.extra)]
     return [*events, ItemEnd(index)]

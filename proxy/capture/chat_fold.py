@@ -159,6 +159,8 @@ def _merge(target: dict[str, Any], delta: dict[str, JSON]) -> None:
         elif isinstance(value, str):
             if name in _WORDS:
                 target[name] = before or value
+            elif isinstance(before, list) and not isinstance(before, _Pieces):
+                _add_text(before, value)
             elif isinstance(before, _Pieces):
                 if name != "name" or before != [value]:  # some repeat a call's name
                     before.append(value)
@@ -168,10 +170,21 @@ def _merge(target: dict[str, Any], delta: dict[str, JSON]) -> None:
             if not isinstance(before, dict):
                 before = target[name] = {}
             _merge(before, value)
+        elif isinstance(value, list) and isinstance(before, _Pieces):
+            target[name] = [*([{"type": "text", "text": before}] if any(before) else []), *value]
         elif isinstance(value, list) and isinstance(before, list):
             before += value
         else:
             target[name] = value
+
+
+def _add_text(parts: list[Any], text: str) -> None:
+    """Go on with a content of parts, where some servers put texts between them."""
+    match parts:
+        case [*_, {"type": "text", "text": _Pieces() as pieces}]:
+            pieces.append(text)
+        case _ if text:
+            parts.append({"type": "text", "text": _Pieces([text])})
 
 
 def _whole(members: dict[str, Any]) -> dict[str, JSON]:
@@ -182,5 +195,7 @@ def _whole(members: dict[str, Any]) -> dict[str, JSON]:
             value = "".join(value)
         elif isinstance(value, dict):
             value = _whole(value)
+        elif name == "content" and isinstance(value, list):
+            value = [_whole(part) if isinstance(part, dict) else part for part in value]
         found[name] = value
     return found

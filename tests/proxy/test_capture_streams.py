@@ -109,6 +109,19 @@ def test_all_choices_with_log_probs_refusal_and_token_ids() -> None:
     assert (found.ending, found.first) == ("complete", 2)
 
 
+def test_parts_and_texts_of_a_content_stay_in_order() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Six"}]}
+    reference = {"type": "reference", "reference_ids": [0]}
+    contents: list[JSON] = ["", [thought], "4", "2", "", [reference], "."]
+    document, _ = chat(*[chunk(0, delta={"content": content}) for content in contents])
+    assert document["choices"][0]["message"]["content"] == [
+        thought,
+        {"type": "text", "text": "42"},
+        reference,
+        {"type": "text", "text": "."},
+    ]
+
+
 def test_calls_come_together_however_a_server_tells_them() -> None:
     def calls(*entries: JSON) -> bytes:
         return chat_chunk(tool_calls=list(entries))

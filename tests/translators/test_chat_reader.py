@@ -176,6 +176,16 @@ def test_what_may_be_a_tag_is_given_at_the_end(kept: str) -> None:
     assert "".join(deltas) == kept
 
 
+@pytest.mark.parametrize("text", [" \n", "<thi"])
+def test_what_may_be_a_tag_is_text_before_a_call(text: str) -> None:
+    ctx = context(think_tags=ThinkTags.TAGS)
+    ctx.token_ids = True  # blank text counts
+    frames = [chunk({"content": text}), chunk(call(0, "f", "{}", "x"), "tool_calls"), DONE]
+    events = read(*frames, ctx=ctx)
+    assert [type(e.item) for e in events if isinstance(e, ItemStart)] == [Message, ToolCall]
+    assert [e.text for e in events if isinstance(e, TextDelta)] == [text]
+
+
 def test_split_reasoning_stays_one_item() -> None:
     ctx = context(think_tags=ThinkTags.OPENED)
     events = read(chunk({"content": "a"}), chunk({"content": "b</think>c"}, "stop"), ctx=ctx)

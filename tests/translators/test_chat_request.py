@@ -27,7 +27,7 @@ from translators.canonical import (
 )
 from translators.chat import tools
 from translators.chat.content import read_content, write_content, write_part
-from translators.chat.request import read_request
+from translators.chat.request import read_request, write_request
 from translators.dialect import Dialect
 from translators.errors import MalformedRequest, UnsupportedFeature
 from translators.names import ToolNames
@@ -115,6 +115,13 @@ def test_refused_members(member: str, value: JSON) -> None:
     with pytest.raises(UnsupportedFeature, match=f"'{member}'") as caught:
         request(**{member: value})
     assert caught.value.param == member
+
+
+def test_several_choices_are_refused_as_one_is_read() -> None:
+    ctx = context()
+    with pytest.raises(UnsupportedFeature, match="'n'") as caught:
+        write_request(request(n=2), ctx)
+    assert caught.value.param == "n"
 
 
 def test_a_member_that_is_lost_is_recorded() -> None:

@@ -100,6 +100,8 @@ def test_nothing_is_given_after_another_shape_until_the_end() -> None:
         ("not JSON", "not JSON"),
         ("half \ud83d", "half \ud83d"),
         (" ", ""),
+        ('{"input": "a\\n\\', "a\n"),
+        ('{"input": "', ""),
     ],
 )
 def test_arguments_of_any_shape(arguments: str, text: str) -> None:

@@ -8,7 +8,7 @@ from translators.canonical import ToolCall, ToolKind
 from translators.context import counting_ids
 from translators.errors import MalformedRequest, UpstreamProtocolError
 from translators.events import Event, fold
-from translators.profiles import PROFILES, Profile
+from translators.profiles import PROFILES, Profile, ThinkTags
 from translators.sse import Frame
 from translators.translation import Translation
 from translators.wire import JSON, encode
@@ -153,6 +153,18 @@ def test_text_in_parts_is_one_input() -> None:
     body: JSON = {"choices": [{"message": message, "finish_reason": "stop"}]}
     (item,) = translation.upstream.read_response(body, translation.ctx).output
     assert item == ToolCall("call_1", "say", "ab", ToolKind.CUSTOM)
+
+
+@pytest.mark.parametrize("tags", ThinkTags)
+def test_a_bound_text_has_no_reasoning_in_it(tags: ThinkTags) -> None:
+    profile = Profile(structured_outputs=True, think_tags=tags)
+    translation, _ = begin(say(), choice=FORCED, profile=profile)
+    streamed = fold(events_of(translation, {"content": "<think>"}, {"content": "a"})).output
+    message = {"content": "<think>a"}
+    body: JSON = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    whole = translation.upstream.read_response(body, translation.ctx).output
+    assert streamed == [ToolCall("call_1", "say", "<think>a", ToolKind.CUSTOM)]
+    assert whole == [ToolCall("call_2", "say", "<think>a", ToolKind.CUSTOM)]
 
 
 def test_an_empty_answer_is_a_call_without_input() -> None:

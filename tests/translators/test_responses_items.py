@@ -407,7 +407,37 @@ def test_reasoning_is_not_sealed_where_nothing_can_be() -> None:
     ],
 )
 def test_hosted_items_are_told(body: JSON, message: Message) -> None:
-    assert tell(body) == message
+    ctx = context()
+    assert tell(body, ctx) == message
+    assert ctx.losses == []
+
+
+URL = "data:image/png;base64,iVBORw0KGgo="
+LONG = "a" * 30_000
+
+
+@pytest.mark.parametrize(
+    ("logs", "told", "is_lost"),
+    [
+        (URL, '"logs":"(data left out)"', True),
+        ("data: 1, 2", '"logs":"data: 1, 2"', False),
+        (f'"{URL}"', f'"logs":"\\"{URL}\\""', False),
+        (LONG, '"logs":"aaa', True),
+    ],
+)
+def test_only_data_is_left_out_of_what_is_told(logs: str, told: str, is_lost: bool) -> None:
+    ctx = context()
+    (part,) = tell({"type": "code_interpreter_call", "outputs": [{"logs": logs}]}, ctx).parts
+    assert isinstance(part, Text)
+    assert told in part.text
+    assert len(part.text) < 21_000
+    assert [loss.param for loss in ctx.losses] == ["items"] * is_lost
+
+
+def test_an_image_that_was_generated_is_lost() -> None:
+    ctx = context()
+    tell({"type": "image_generation_call", "result": "iVBORw0KGgo="}, ctx)
+    assert [loss.param for loss in ctx.losses] == ["items"]
 
 
 # --- input -----------------------------------------------------------------------------------

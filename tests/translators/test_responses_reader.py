@@ -359,3 +359,13 @@ def test_nothing_is_added_to_an_item_that_has_ended() -> None:
         done(0, said("ab")),
     ]
     assert read(*frames, *late) == read(*frames)
+
+
+def test_token_ids_of_an_item_that_is_done_come_with_its_end() -> None:
+    ids: JSON = {
+        "prompt_token_ids": [1],
+        "generation_token_ids": [2],
+        "generation_log_probs": [-0.5],
+    }
+    events = read(added(0, said()), text("a"), done(0, said("a", **ids)))
+    assert events[-1] == ItemEnd(0, extra=ids)

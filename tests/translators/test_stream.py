@@ -187,6 +187,15 @@ def test_the_skeletons_of_a_stream_are_empty() -> None:
     assert (said.parts, thought.content, call.arguments) == ([Text("a")], ["a"], "{}")
 
 
+def test_vendor_members_come_with_the_end_of_any_item() -> None:
+    extra: JSON = {"generation_token_ids": [1]}
+    said = Message(Role.ASSISTANT, [Text("a")], extra=extra)
+    call = ToolCall("x", "f", "{}", extra=extra)
+    events = unfold(Response("c", "m", 5, [said, Reasoning(["a"], extra=extra), call]))
+    ends = [event for event in events if isinstance(event, ItemEnd)]
+    assert [end.extra for end in ends] == [extra] * 3
+
+
 def test_a_failed_reply_ends_with_its_error() -> None:
     error = ErrorInfo("No.")
     events = unfold(Response("c", "m", 5, [], error=error))

@@ -7,6 +7,7 @@ from translators.canonical import Item, Message, Reasoning, Refusal, Role, Statu
 from translators.events import Event, ResponseStart, TextDelta, fold
 from translators.profiles import ThinkTags
 from translators.responses import CODEC
+from translators.token_ids import carried
 from translators.wire import JSON
 
 TAGS, OPENED = ThinkTags.TAGS, ThinkTags.OPENED
@@ -119,6 +120,21 @@ def test_what_was_cut_is_incomplete(text: str, statuses: list[Status]) -> None:
     body = item(text_part(text), status="incomplete")
     for items in (whole(body), streamed(body)):
         assert [i.status for i in items if isinstance(i, Message | Reasoning)] == statuses
+
+
+TOKEN_IDS: JSON = {
+    "prompt_token_ids": [1],
+    "generation_token_ids": [2],
+    "generation_log_probs": [-0.5],
+}
+
+
+@pytest.mark.parametrize("text", ["<think>a</think>b", "<think>a", "b"])
+def test_token_ids_go_to_the_last_item(text: str) -> None:
+    body = item(text_part(text), **TOKEN_IDS)
+    for *others, last in (whole(body), streamed(body)):
+        assert [carried(other) for other in others] == [{}] * len(others)
+        assert carried(last) == TOKEN_IDS
 
 
 def test_citations_and_log_probs_stay_with_the_answer() -> None:

@@ -13,6 +13,7 @@ from translators.errors import MalformedRequest, TranslationError, UnsupportedFe
 from translators.wire import JSON, open_as
 
 _PLAIN = (Text, Refusal)  # a tuple: ``Text | Refusal`` would be made anew at each use
+_SAID = (None, "text", "input_text", "output_text", "refusal")
 
 
 def read_content(
@@ -28,21 +29,25 @@ def read_content(
     return [_read_part(part, f"{path}[{i}]", fault) for i, part in enumerate(content)]
 
 
-def part_thoughts(content: list[JSON]) -> tuple[str, list[JSON]]:
+def part_thoughts(content: list[JSON], ctx: Context) -> tuple[str, list[JSON]]:
     """The thoughts among the parts of a reply's ``content``, where Mistral has them, and the rest.
 
     A part of type ``thinking`` holds a text, or a list of text parts, in its member ``thinking``.
+    Parts that are neither thoughts nor text, such as its ``reference``, are recorded as lost.
     """
     thoughts = ""
     rest = []
     for part in content:
-        if not isinstance(part, dict) or part.get("type") != "thinking":
+        kind = part.get("type") if isinstance(part, dict) else "text"
+        if kind in _SAID:
             rest.append(part)
-            continue
-        thinking = part.get("thinking")
-        pieces = thinking if isinstance(thinking, list) else [{"text": thinking}]
-        texts = [piece.get("text") for piece in pieces if isinstance(piece, dict)]
-        thoughts += "".join(text for text in texts if isinstance(text, str))
+        elif kind == "thinking":
+            thinking = part.get("thinking")
+            pieces = thinking if isinstance(thinking, list) else [{"text": thinking}]
+            texts = [piece.get("text") for piece in pieces if isinstance(piece, dict)]
+            thoughts += "".join(text for text in texts if isinstance(text, str))
+        else:
+            ctx.lose("output", f"the upstream's part '{kind}' cannot be said")
     return thoughts, rest
 
 

@@ -20,6 +20,7 @@ _MAYBE_OPENING = re.compile(
     r'\s*(?:\{\s*(?:"(?:i(?:n(?:p(?:u(?:t(?:"\s*(?::\s*"?)?)?)?)?)?)?)?)?)?$'
 )
 _PLAIN = re.compile(r'[^"\\]+')
+_LONGEST_ESCAPE = 12  # a surrogate pair
 _WRAP = "Put the tool's whole free-form text into 'input', as it is."
 _ANSWER = "Call it now: answer with the tool's whole free-form text and with nothing else."
 _PARAMETERS: JSON = {
@@ -53,11 +54,16 @@ def wrap(text: str) -> str:
 
 
 def unwrap(arguments: str) -> str:
-    """The free text in a function's arguments; what has another shape stays as it is."""
+    """The free text in a function's arguments; what has another shape stays as it is.
+
+    Of arguments that were cut it is the text as far as it goes.
+    """
     try:
         value = decode(arguments.encode("utf-8", "replace"), UpstreamProtocolError)
     except UpstreamProtocolError:
-        return arguments
+        decoder = InputDecoder()
+        text = decoder.feed(arguments)
+        return text if decoder.is_inside else arguments
     match value:
         case {"input": str(text)}:
             return text
@@ -71,13 +77,14 @@ def unwrap(arguments: str) -> str:
 class InputDecoder:
     """Decodes ``{"input": "..."}`` piece by piece into the text it holds.
 
-    Arguments of another shape are kept until the end and then unwrapped as a whole.
+    Arguments of another shape are kept until the end and then unwrapped as a whole; ``is_inside``
+    says that they have not.
     """
 
     def __init__(self) -> None:
         """Make a decoder for one call."""
         self._pending = ""
-        self._is_inside = False
+        self.is_inside = False
         self._is_over = False
 
     def feed(self, piece: str) -> str:
@@ -85,39 +92,40 @@ class InputDecoder:
         if self._is_over:
             return ""
         self._pending += piece
-        if not self._is_inside:
+        if not self.is_inside:
             opening = _OPENING.match(self._pending)
             if opening is None:
                 if not _MAYBE_OPENING.match(self._pending):
                     self._is_over = True
                 return ""
-            self._is_inside = True
+            self.is_inside = True
             self._pending = self._pending[opening.end() :]
         return self._decode()
 
     def finish(self, arguments: str) -> str:
         """The text that remains at the end of a call with these whole arguments."""
-        if not self._is_inside:
+        if not self.is_inside:
             return unwrap(arguments) if arguments.strip() else ""
         return ""
 
     def _decode(self) -> str:
         out: list[str] = []
-        rest = self._pending
-        while rest:
-            if plain := _PLAIN.match(rest):
+        text, at = self._pending, 0
+        while at < len(text):
+            if plain := _PLAIN.match(text, at):
                 out.append(plain[0])
-                rest = rest[plain.end() :]
-            elif rest[0] == '"':
+                at = plain.end()
+            elif text[at] == '"':
                 self._is_over = True
-                rest = ""
+                at = len(text)
             else:
-                length = _escape_length(rest)
+                escape = text[at : at + _LONGEST_ESCAPE]
+                length = _escape_length(escape)
                 if length is None:
                     break
-                out.append(_unescape(rest[:length]))
-                rest = rest[length:]
-        self._pending = rest
+                out.append(_unescape(escape[:length]))
+                at += length
+        self._pending = text[at:]
         return "".join(out)
 
 

@@ -24,6 +24,7 @@ from translators.chat.response import (
     flat_annotation,
     read_stop,
     read_usage,
+    think_tags,
     was_cut,
 )
 from translators.codec import StreamReader
@@ -49,6 +50,9 @@ from translators.think import ThinkSplitter
 from translators.token_ids import read_token_ids
 from translators.wire import JSON, decode, extra_of, open_as
 
+_AFTER_TEXT = ("refusal", "annotations", "tool_calls", "function_call")
+"""Members of a delta before which the text so far is whole."""
+
 
 def make_reader(ctx: Context) -> StreamReader:
     """A reader for one stream."""
@@ -69,7 +73,7 @@ class ChatReader:
         self._next = 0
         self._open: tuple[int, type[Item]] | None = None
         self._blank = ""
-        tags = ctx.profile.think_tags
+        tags = think_tags(ctx)
         self._splitter = (
             None if tags is ThinkTags.OFF else ThinkSplitter(is_open=tags is ThinkTags.OPENED)
         )
@@ -154,14 +158,16 @@ class ChatReader:
         thought = delta.get("reasoning") or delta.get("reasoning_content")
         text = delta.get("content")
         if isinstance(text, list):
-            thoughts, parts = part_thoughts(text)
+            thoughts, parts = part_thoughts(text, self._ctx)
             thought = thought or thoughts
-            text = "".join(p.get("text") or "" for p in parts if isinstance(p, dict))
+            text = "".join(part.get("text") or "" for part in parts)
         if thought and isinstance(thought, str):
             events.append(ReasoningDelta(self._ensure(Reasoning, events), thought))
         if text:
             self._read_content(text, events)
         refusal = delta.get("refusal")
+        if self._splitter is not None and any(delta.get(name) for name in _AFTER_TEXT):
+            self._split_text(self._splitter.finish(), events)
         if refusal:
             probs = logprobs.get("refusal") or []
             events.append(RefusalDelta(self._ensure(Message, events), refusal, probs))

@@ -36,7 +36,7 @@ from translators.wire import JSON, encode, extra_of, known_members, open_as
 
 _REQUEST_MEMBERS = known_members(schema.CreateChatCompletion)
 _MESSAGE_MEMBERS = known_members(schema.Message)
-# 'n' is refused by the writer of Responses, since other upstreams take it.
+# 'n' is refused by writers, since Completions upstreams take it.
 _REFUSED = {name: why for name, why in with_fate(REQUEST, Fate.REFUSED).items() if name != "n"}
 _LOST = with_fate(REQUEST, Fate.LOST)
 _NEUTRAL: dict[str, JSON] = {"modalities": ["text"]}
@@ -176,8 +176,11 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
     Members of ``extra`` go out as they are, but never replace one that we write.
 
     Raises:
-        UnsupportedFeature: A tool or a content part cannot be said to this upstream.
+        UnsupportedFeature: A tool or a content part cannot be said to this upstream, or several
+            choices are asked for.
     """
+    if request.choices != 1:
+        raise UnsupportedFeature("'n': only one choice of a Chat upstream is read.", param="n")
     names = ctx.tool_names = ToolNames(request.tools)
     body: dict[str, JSON] = {
         "model": request.model,

@@ -115,15 +115,24 @@ def read_response(body: dict[str, JSON], ctx: Context) -> Response:
     )
 
 
+def think_tags(ctx: Context) -> ThinkTags:
+    """Where to look for reasoning in the text; nowhere in one that a grammar binds throughout.
+
+    Servers that leave reasoning in the text have no reasoning parser, so theirs bind it from the
+    first token on.
+    """
+    return ctx.profile.think_tags if ctx.bound_tool is None else ThinkTags.OFF
+
+
 def _read_output(message: schema.Message, choice: schema.Choice, ctx: Context) -> list[Item]:
     fault = UpstreamProtocolError
-    tags = ctx.profile.think_tags
+    tags = think_tags(ctx)
     if tags is not ThinkTags.OFF and isinstance(message.content, str):
         thought, answer = split(message.content, is_open=tags is ThinkTags.OPENED)
         thought = (message.reasoning or message.reasoning_content or "") + thought
         message = msgspec.structs.replace(message, content=answer, reasoning=thought)
     if isinstance(message.content, list):
-        thoughts, content = part_thoughts(message.content)
+        thoughts, content = part_thoughts(message.content, ctx)
         thought = message.reasoning or message.reasoning_content or thoughts
         message = msgspec.structs.replace(message, content=content, reasoning=thought)
     items = read_assistant(message, "choices[0].message", fault)

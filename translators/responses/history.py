@@ -9,10 +9,11 @@ Spec: Responses, "Create a model response", ``input`` items of hosted tools.
 import re
 
 from translators.canonical import Image, Message, Part, Role, Text
+from translators.context import Context
 from translators.wire import JSON, encode
 
 _LONGEST = 20_000
-_DATA = re.compile(r'"data:[^",]*,[^"]*"')
+_DATA = re.compile(r'(?<!\\)"data:[^\s",]+;base64,[^"\\]*"')
 """Images and files within what tools answered: a model cannot read them as text."""
 _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "web_search_call": ("a web search was run", ("action",)),
@@ -43,14 +44,23 @@ def is_readable(kind: str) -> bool:
     return kind in _CALLS or kind in _ANSWERS
 
 
-def tell(body: dict[str, JSON]) -> Message:
-    """An item as a message: of the assistant for what was called, of the user for answers."""
+def tell(body: dict[str, JSON], ctx: Context) -> Message:
+    """An item as a message: of the assistant for what was called, of the user for answers.
+
+    Data that is left out, and text that is cut, are recorded as lost.
+    """
     kind = body["type"]
     is_call = kind in _CALLS
     what, members = _CALLS[kind] if is_call else _ANSWERS[kind]
     told = {name: body[name] for name in members if body.get(name) is not None}
-    details = _DATA.sub('"(data left out)"', encode(told).decode())[:_LONGEST]
-    text = f"[{what}: {details}]" if told else f"[{what}]"
+    details, images = _DATA.subn('"(data left out)"', encode(told).decode())
+    if (
+        images
+        or len(details) > _LONGEST
+        or (kind == "image_generation_call" and body.get("result"))
+    ):
+        ctx.lose("items", f"an item '{kind}' is told without its data, and cut if it is long")
+    text = f"[{what}: {details[:_LONGEST]}]" if told else f"[{what}]"
     parts: list[Part] = [Text(text)]
     match body.get("output"):
         case {"image_url": str(url)} if kind == "computer_call_output":

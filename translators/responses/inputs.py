@@ -73,7 +73,7 @@ def _read_items(bodies: list[JSON], given: Input, ctx: Context) -> None:
         if not TOKEN_MEMBERS.isdisjoint(body):
             carry(item, read_token_ids(body, path))
         if isinstance(item, Opaque) and is_readable(item.kind):
-            item = tell(body)
+            item = tell(body, ctx)
         if isinstance(body.get("id"), str):
             by_id.setdefault(body["id"], item)
         match item:

@@ -31,6 +31,7 @@ from translators.responses import schema
 from translators.responses.items import read_item, read_output_item
 from translators.responses.response import PARAMS, read_response
 from translators.sse import Frame
+from translators.token_ids import carried
 from translators.unfold import skeleton, unfold_item
 from translators.wire import JSON, decode, open_as
 
@@ -259,8 +260,10 @@ class ResponsesReader:
 
     def _close(self, opened: _Item, events: list[Event], final: Item | None = None) -> None:
         opened.has_ended = True
-        status = final.status if isinstance(final, Message | Reasoning | ToolCall) else None
-        events.append(ItemEnd(opened.index, status) if status else ItemEnd(opened.index))
+        if isinstance(final, Message | Reasoning | ToolCall):
+            events.append(ItemEnd(opened.index, final.status, carried(final)))
+        else:
+            events.append(ItemEnd(opened.index))
 
     def _end(self, verb: str, response: dict[str, JSON], events: list[Event]) -> None:
         """The terminal event; items that no event announced are in its ``output``.

@@ -23,6 +23,7 @@ from translators.events import (
 from translators.profiles import ThinkTags
 from translators.sse import Frame
 from translators.think import ThinkSplitter, split
+from translators.token_ids import carried, carry
 from translators.wire import JSON
 
 
@@ -45,7 +46,9 @@ def _split_message(message: Message, ctx: Context) -> list[Item]:
                 said = [msgspec.structs.replace(text, text=answer), *others]
                 return [msgspec.structs.replace(message, parts=said)]
             if not answer and not others:
-                return [Reasoning(content=[thought], status=message.status)]
+                thoughts = Reasoning(content=[thought], status=message.status)
+                carry(thoughts, carried(message))
+                return [thoughts]
             said = [msgspec.structs.replace(text, text=answer), *others] if answer else others
             return [Reasoning(content=[thought]), msgspec.structs.replace(message, parts=said)]
     return [message]
