@@ -74,6 +74,10 @@ def _read_items(bodies: list[JSON], given: Input, ctx: Context) -> None:
             carry(item, read_token_ids(body, path))
         if isinstance(item, Opaque) and is_readable(item.kind):
             item = tell(body, ctx)
+        if body.get("encrypted_function_args"):
+            ctx.lose(
+                path, "arguments that are encrypted are sent, but only their issuer reads them"
+            )
         if isinstance(body.get("id"), str):
             by_id.setdefault(body["id"], item)
         match item:
