@@ -211,13 +211,14 @@ def _dechunked(data: bytes) -> bytes:
 class _Run:
     """What the connections of one run share."""
 
-    def __init__(self, url: str, model: str) -> None:
+    def __init__(self, url: str, model: str, alias: str) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
         self.host, self.port, self.path = parts.hostname, parts.port, parts.path
         self.dialect = "responses" if parts.path.endswith("/responses") else "chat"
-        self.request = b""
+        self.alias = alias
+        self._body = b""
         self.text = ""
         self.until = 0.0
         self.reads = 0
@@ -229,17 +230,25 @@ class _Run:
 
     def choose(self, model: str) -> None:
         """Make the requests that follow ones for this model."""
-        body = request_body(self.dialect, model)
+        named = b'"model":"%b"'
+        plain, aliased = named % model.encode(), named % (self.alias + model).encode()
+        self._body = request_body(self.dialect, model).replace(plain, aliased, 1)
         self.model = model
         self.text = "" if model == "whole" else stream_text(int(model.split("-")[1]))
-        self.request = (
-            f"POST {self.path} HTTP/1.1\r\nhost: {self.host}:{self.port}\r\n"
+
+    def request(self, number: int) -> bytes:
+        """The bytes of a connection's requests."""
+        body, path = self._body, self.path.format(number)
+        return (
+            f"POST {path} HTTP/1.1\r\nhost: {self.host}:{self.port}\r\n"
             "content-type: application/json\r\nauthorization: Bearer benchmark\r\n"
             f"accept: application/json, text/event-stream\r\ncontent-length: {len(body)}\r\n\r\n"
         ).encode() + body
 
     def check(self, body: bytes) -> None:
         """Check a whole reply's body."""
+        if self.alias and b'"%b"' % (self.alias + self.model).encode() not in body:
+            raise WrongReplyError("the reply does not name the model that was asked for")
         if self.text:
             check_stream(self.dialect, body, self.text)
         else:
@@ -260,6 +269,7 @@ class _Run:
         start = time.perf_counter()
         self.until = start + seconds
         for i, connection in enumerate(connections):
+            connection.request = self.request(i)
             loop.call_later(spread_s * i / len(connections), connection.send)
         await self.done
         return time.perf_counter() - start
@@ -269,6 +279,7 @@ class _Connection(asyncio.Protocol):
     """One kept connection."""
 
     def __init__(self, run: _Run) -> None:
+        self.request = b""
         self._run = run
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
@@ -292,7 +303,7 @@ class _Connection(asyncio.Protocol):
         self._body_at = 0
         self._first_byte_s = 0.0
         self._sent_at = time.perf_counter()
-        self._transport.write(self._run.request)
+        self._transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
         received = self._received
@@ -356,7 +367,13 @@ def _percentile_ms(values_s: list[float], percent: int) -> float:
 
 
 async def measure(
-    url: str, model: str, connections: int, seconds: float, *, wait_for_go: bool = False
+    url: str,
+    model: str,
+    connections: int,
+    seconds: float,
+    *,
+    alias: str = "",
+    wait_for_go: bool = False,
 ) -> Result:
     """Open the connections, warm up, and measure.
 
@@ -364,17 +381,18 @@ async def measure(
     bytes wait for the other streams' requests.
 
     Args:
-        url: The full URL of a dialect's endpoint.
+        url: The full URL of a dialect's endpoint; ``{}`` is the number of the connection.
         model: One of the upstream's models.
         connections: How many are used in parallel.
         seconds: No request starts later than this; those under way are finished.
+        alias: Stands before the model's name in requests, and has to in replies.
         wait_for_go: Print ``ready`` after the warm-up and wait for a line on standard input.
 
     Raises:
         WrongReplyError: A reply was not right.
     """
     loop = asyncio.get_running_loop()
-    run = _Run(url, "whole")
+    run = _Run(url, "whole", alias)
     pool = []
     for _ in range(connections):
         _, connection = await loop.create_connection(lambda: _Connection(run), run.host, run.port)
@@ -404,6 +422,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.load")
     parser.add_argument("url", help="http://host:port/v1/responses or .../chat/completions")
     parser.add_argument("--model", default="whole")
+    parser.add_argument("--alias", default="", help="stands before the model's name")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--wait-for-go", action="store_true", help=argparse.SUPPRESS)
@@ -416,6 +435,7 @@ def main() -> int:
                     args.model,
                     args.connections,
                     args.seconds,
+                    alias=args.alias,
                     wait_for_go=args.wait_for_go,
                 )
             )

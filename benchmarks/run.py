@@ -13,16 +13,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
 from benchmarks import machine
-from benchmarks.litellm_env import litellm, write_config
 from benchmarks.load import Result
 from benchmarks.plot import bar_chart
+from benchmarks.servers import ALIAS, SERVERS, Place
 
 PROXY_CORE: Final = 0
 LOAD_CORE: Final = 1
@@ -35,99 +35,7 @@ BURST_PER_S: Final = 32_000
 """Deltas per second over all streams, so that a proxy's load is the same at any connections."""
 
 
-# Servers
-
-
-class Place(NamedTuple):
-    """Where a server runs."""
-
-    port: int
-    upstream_port: int
-    folder: Path
-
-
-class Server(NamedTuple):
-    """Something between load and upstream."""
-
-    command: Callable[[Place], Sequence[str] | None]
-    """Its command line; ``None`` where it is not installed."""
-    ready: str
-    """A path that answers with 200 when the server is usable."""
-    start_s: float = 20.0
-
-
-_NGINX_CONF: Final = """\
-daemon off;
-master_process off;
-worker_processes 1;
-pid {folder}/pid;
-error_log stderr;
-events {{ worker_connections 8192; }}
-http {{
-    access_log off;
-    tcp_nodelay on;
-    keepalive_requests 100000000;
-    client_body_buffer_size 64k;
-    client_max_body_size 100m;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    upstream model {{
-        server 127.0.0.1:{upstream_port};
-        keepalive 1024;
-        keepalive_requests 100000000;
-    }}
-    server {{
-        listen 127.0.0.1:{port} backlog=4096;
-        location / {{
-            proxy_pass http://model;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_buffering off;
-        }}
-    }}
-}}
-"""
-
-
-def _nginx(place: Place) -> Sequence[str] | None:
-    program = machine.find_nginx()
-    if program is None:
-        return None
-    conf = place.folder / "nginx.conf"
-    conf.write_text(_NGINX_CONF.format(**place._asdict()))
-    return [program, "-e", "stderr", "-p", str(place.folder), "-c", str(conf)]
-
-
-def _dragoman(speaks: str, *, captures: bool = False) -> Callable[[Place], Sequence[str]]:
-    def command(place: Place) -> Sequence[str]:
-        return [
-            *(machine.python(), "-m", "proxy", "serve"),
-            *("--upstream", f"http://127.0.0.1:{place.upstream_port}/v1"),
-            *("--upstream-speaks", speaks, "--port", str(place.port)),
-            *(("--capture-dir", str(place.folder / "captures")) if captures else ()),
-        ]
-
-    return command
-
-
-def _litellm(place: Place) -> Sequence[str] | None:
-    program = litellm()
-    if program is None:
-        return None
-    config = write_config(place.folder, place.upstream_port)
-    return [str(program), "--config", str(config), "--port", str(place.port)]
-
-
-SERVERS: Final = {
-    "nginx": Server(_nginx, "/health"),
-    "litellm": Server(_litellm, "/health/liveliness", 120.0),
-    "dragoman-chat": Server(_dragoman("chat"), "/ready"),
-    "dragoman-captures": Server(_dragoman("chat", captures=True), "/ready"),
-    "dragoman-responses": Server(_dragoman("responses"), "/ready"),
-}
+# Rows
 
 
 class Row(NamedTuple):
@@ -140,12 +48,14 @@ class Row(NamedTuple):
     quick: bool = True
     """Whether ``--quick`` measures it."""
     prefix: str = ""
-    """Stands before the path."""
+    """Stands before the path; ``{}`` is the number of the connection."""
+    alias: str = ""
+    """Stands before the model's name."""
     most: int | None = None
     """The most connections at which it is measured."""
 
 
-_ROLLOUT: Final = "/ng-rollout/benchmark"
+_ROLLOUT: Final = "/ng-rollout/benchmark-{}"
 
 ROWS: Final = (
     Row("straight to the upstream", None, "chat"),
@@ -157,6 +67,11 @@ ROWS: Final = (
     Row("Dragoman, Chat on Chat, captured", "dragoman-captures", "chat", False, _ROLLOUT),
     Row(
         "Dragoman, Responses over Chat, captured", "dragoman-captures", "responses", False, _ROLLOUT
+    ),
+    Row("Dragoman, Chat on Chat, in full", "dragoman-full", "chat", False, _ROLLOUT, ALIAS),
+    Row(
+        *("Dragoman, Responses over Chat, in full", "dragoman-full", "responses"),
+        *(False, _ROLLOUT, ALIAS),
     ),
     Row("LiteLLM, Chat on Chat", "litellm", "chat", False, most=32),
     Row("LiteLLM, Responses over Chat", "litellm", "responses", False, most=32),
@@ -200,7 +115,7 @@ class Sample(NamedTuple):
 
 @contextlib.contextmanager
 def _running(
-    names: Sequence[str], upstream_port: int, folder: Path
+    names: Sequence[str], upstream_port: int, folder: Path, models: Sequence[str]
 ) -> Iterator[dict[str, tuple[subprocess.Popen[bytes], int]]]:
     """Start servers; those that could not be started are named and left out."""
     # What the caller of the benchmark has configured for Dragoman must not take part.
@@ -212,7 +127,7 @@ def _running(
     running: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
     with contextlib.ExitStack() as stack:
         for name in names:
-            place = Place(machine.free_port(), upstream_port, folder / name)
+            place = Place(machine.free_port(), upstream_port, folder / name, models)
             place.folder.mkdir()
             command = SERVERS[name].command(place)
             if command is None:
@@ -239,7 +154,8 @@ def _sample(
     process = machine.start(
         [
             *(machine.python(), "-m", "benchmarks.load", "--wait-for-go", "--model", model),
-            *("--connections", str(load.connections), "--seconds", str(seconds)),
+            *("--alias", row.alias, "--connections", str(load.connections)),
+            *("--seconds", str(seconds)),
             f"http://127.0.0.1:{port}{row.prefix}{PATHS[row.dialect]}",
         ],
         core=LOAD_CORE,
@@ -396,7 +312,8 @@ def main() -> int:
         upstream, upstream_port = machine.start_upstream(LOAD_CORE)
         try:
             names = list(dict.fromkeys(row.server for row in rows if row.server))
-            with _running(names, upstream_port, Path(folder)) as running:
+            models = list(dict.fromkeys(["whole", *(load.model(deltas) for load in loads)]))
+            with _running(names, upstream_port, Path(folder), models) as running:
                 rows = [row for row in rows if row.server is None or row.server in running]
                 for number in range(rounds):
                     for load in loads:

@@ -28,6 +28,9 @@ from typing import Any, Final, cast
 BURST: Final = 10
 """Deltas in one write of a ``burst`` model."""
 
+HOSTS: Final = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+"""Where it listens, on one port: as many replicas of itself."""
+
 REPLY_TEXT: Final = " ".join(f"word{i:04d}" for i in range(60))
 """The text of a ``whole`` reply; with its envelope about 1 KB."""
 
@@ -360,10 +363,10 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 async def _serve(port: int) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: UpstreamProtocol(loop), "127.0.0.1", port, backlog=4096
-    )
-    print(server.sockets[0].getsockname()[1])
+    for host in HOSTS:
+        server = await loop.create_server(lambda: UpstreamProtocol(loop), host, port, backlog=4096)
+        port = server.sockets[0].getsockname()[1]
+    print(port)
     sys.stdout.flush()
     await server.serve_forever()
 

@@ -1,0 +1,129 @@
+"""What stands between load and upstream: how each server is started."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from benchmarks import machine
+from benchmarks.litellm_env import litellm, write_config
+from benchmarks.upstream import HOSTS
+
+ALIAS: Final = "public-"
+"""Stands before the names of models, where a server has names of its own for them."""
+
+_NAMES: Final = 10
+
+
+class Place(NamedTuple):
+    """Where a server runs."""
+
+    port: int
+    upstream_port: int
+    folder: Path
+    models: Sequence[str]
+    """The upstream's names of the models that will be asked for."""
+
+
+class Server(NamedTuple):
+    """Something between load and upstream."""
+
+    command: Callable[[Place], Sequence[str] | None]
+    """Its command line; ``None`` where it is not installed."""
+    ready: str
+    """A path that answers with 200 when the server is usable."""
+    start_s: float = 20.0
+
+
+_NGINX_CONF: Final = """\
+daemon off;
+master_process off;
+worker_processes 1;
+pid {folder}/pid;
+error_log stderr;
+events {{ worker_connections 8192; }}
+http {{
+    access_log off;
+    tcp_nodelay on;
+    keepalive_requests 100000000;
+    client_body_buffer_size 64k;
+    client_max_body_size 100m;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    upstream model {{
+        server 127.0.0.1:{upstream_port};
+        keepalive 1024;
+        keepalive_requests 100000000;
+    }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{
+            proxy_pass http://model;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+        }}
+    }}
+}}
+"""
+
+
+def _nginx(place: Place) -> Sequence[str] | None:
+    program = machine.find_nginx()
+    if program is None:
+        return None
+    conf = place.folder / "nginx.conf"
+    conf.write_text(_NGINX_CONF.format(**place._asdict()))
+    return [program, "-e", "stderr", "-p", str(place.folder), "-c", str(conf)]
+
+
+def _dragoman(speaks: str, *, captures: bool = False) -> Callable[[Place], Sequence[str]]:
+    def command(place: Place) -> Sequence[str]:
+        return [
+            *(machine.python(), "-m", "proxy", "serve"),
+            *("--upstream", f"http://127.0.0.1:{place.upstream_port}/v1"),
+            *("--upstream-speaks", speaks, "--port", str(place.port)),
+            *(("--capture-dir", str(place.folder / "captures")) if captures else ()),
+        ]
+
+    return command
+
+
+def _dragoman_full(place: Place) -> Sequence[str]:
+    """Ten names over three replicas, with captures."""
+    names = [*place.models, *(f"idle-{i}" for i in range(_NAMES - len(place.models)))]
+    urls = [f"http://{host}:{place.upstream_port}/v1" for host in HOSTS]
+    lines = [
+        "[upstreams.default]",
+        f"urls = {msgspec.json.encode(urls).decode()}",
+        'speaks = "chat"',
+    ]
+    for name in names:
+        lines += ["[[models]]", f'name = "{ALIAS}{name}"', f'upstream_model = "{name}"']
+    lines += ["[capture]", f'dir = "{place.folder / "captures"}"']
+    config = place.folder / "dragoman.toml"
+    config.write_text("\n".join(lines))
+    serve = [machine.python(), "-m", "proxy", "serve", "--config", str(config)]
+    return [*serve, "--port", str(place.port)]
+
+
+def _litellm(place: Place) -> Sequence[str] | None:
+    program = litellm()
+    if program is None:
+        return None
+    config = write_config(place.folder, place.upstream_port)
+    return [str(program), "--config", str(config), "--port", str(place.port)]
+
+
+SERVERS: Final = {
+    "nginx": Server(_nginx, "/health"),
+    "litellm": Server(_litellm, "/health/liveliness", 120.0),
+    "dragoman-chat": Server(_dragoman("chat"), "/ready"),
+    "dragoman-captures": Server(_dragoman("chat", captures=True), "/ready"),
+    "dragoman-full": Server(_dragoman_full, "/ready"),
+    "dragoman-responses": Server(_dragoman("responses"), "/ready"),
+}
