@@ -74,6 +74,31 @@ def test_lines_are_found_however_a_stream_is_cut(size: int) -> None:
     assert b"".join([*pieces, restorer.finish()]) == RESTORED
 
 
+ALIKE = b'data: {"id":"c","created":1,"model":"real"'
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'%s,"choices":[]}\n\n' % ALIKE,
+        b'%s}\n\n%s,"a":1}\r\n\r\n' % (ALIKE, ALIKE),
+        b'%s,"choices":[{"model":"real"}]}\n\n' % ALIKE,
+        b'%s,"response":{"model":"real", "x": 1}}\n\n' % ALIKE,
+        b'%s,"a":"data: {\\"id\\":\\"c\\",\\"model\\":\\"real\\""}\n' % ALIKE,
+        b'data: {"id":"c","created":2,"model":"real"}\n\n%s}\n\n' % ALIKE,
+        b": %s}\n%s}\n" % (ALIKE, ALIKE),
+        b'%s,"a":1}\n\n%s,' % (ALIKE, ALIKE),
+        b"data: [DONE]\n\n",
+    ],
+)
+def test_lines_that_begin_alike_change_as_if_alone(rest: bytes) -> None:
+    """The beginning that a stream's lines share is known after the first of them."""
+    knowing, fresh = Restorer(ALIAS), Restorer(ALIAS)
+    assert knowing.feed(ALIKE + b"}\n\n") == (ALIKE + b"}\n\n").replace(b"real", b"public")
+    found = [restorer.feed(rest) + restorer.finish() for restorer in (knowing, fresh)]
+    assert found[0] == found[1]
+
+
 def test_a_whole_line_does_not_wait() -> None:
     restorer = Restorer(ALIAS)
     assert restorer.feed(b'data: {"model":"real"}\n\ndata: {') == b'data: {"model":"public"}\n\n'
