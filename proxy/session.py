@@ -17,6 +17,7 @@ _HEADERS = (
     *(b"x-session-id", b"session-id", b"session_id", b"thread-id", b"conversation_id"),
     b"x-dragoman-rollout",
 )
+_TELLING = frozenset({*_HEADERS, b"cookie"})
 _COOKIE = "Dragoman___session"
 _MEMBERS = ("prompt_cache_key", "previous_response_id")
 _NULL = msgspec.Raw(b"null")
@@ -58,13 +59,14 @@ def session_of(
     """
     found: dict[bytes, bytes] = {}
     for name, value in headers:
-        if value and (name in _HEADERS or name == b"cookie"):
+        if name in _TELLING and value:
             found.setdefault(name, value)
-    for name in _HEADERS:
-        if name in found:
-            return f"{name.decode()}:{found[name].decode('latin-1')}"
-    if session := _read_cookie(found.get(b"cookie", b"").decode("latin-1")):
-        return f"cookie:{session}"
+    if found:
+        for name in _HEADERS:
+            if name in found:
+                return f"{name.decode()}:{found[name].decode('latin-1')}"
+        if session := _read_cookie(found.get(b"cookie", b"").decode("latin-1")):
+            return f"cookie:{session}"
     return _read_body(request)
 
 

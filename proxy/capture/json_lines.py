@@ -13,7 +13,7 @@ class _Anything(msgspec.Struct):
 _check = msgspec.json.Decoder(_Anything).decode
 
 
-def one_line(body: bytes, *, is_checked: bool = False) -> bytes | None:
+def one_line(body: bytes) -> bytes | None:
     """The same JSON object on one line, ``None`` if the body is none.
 
     Numbers and escapes stay as they are, but for escaped lone surrogates, which not every reader
@@ -21,14 +21,11 @@ def one_line(body: bytes, *, is_checked: bool = False) -> bytes | None:
 
     Args:
         body: JSON text, or anything else.
-        is_checked: Whether ``wire.peek`` has read it, which takes no more than this does, unless
-            there are escapes.
     """
     try:
         if b"\n" in body:
             body = msgspec.json.format(body, indent=-1)
-        if not is_checked or b"\\u" in body:
-            _check(body)
+        _check(body)
         body.decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _mended(body)

@@ -97,8 +97,7 @@ def line_of(call: Call, request_limit_bytes: int) -> bytes:
         call: A call that was not dropped.
         request_limit_bytes: Largest request after decompression.
     """
-    is_routed = call.upstream_name is not None
-    request = _read(call.request, request_limit_bytes, is_checked=is_routed)
+    request = _read(call.request, request_limit_bytes)
     reply = _read_reply(call.dialect, call.reply)
     name = call.upstream_name
     latency_s = call.ended_s - call.started_s
@@ -147,9 +146,9 @@ def _text(body: _Body) -> str | UnsetType:
     return body.data.decode("utf-8", "replace")
 
 
-def _read(body: Body, limit_bytes: int, *, is_checked: bool = False) -> _Body:
+def _read(body: Body, limit_bytes: int) -> _Body:
     data = _plain(body, limit_bytes)
-    return _Body(one_line(data, is_checked=is_checked), data)
+    return _Body(one_line(data), data)
 
 
 def _read_reply(dialect: str, body: Body) -> _Body:

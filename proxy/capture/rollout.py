@@ -1,6 +1,5 @@
 """To which rollout a request belongs: NeMo Gym's path prefix, or a header."""
 
-import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import quote
@@ -12,9 +11,7 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 Scope = MutableMapping[str, Any]
 
 _START = "/ng-rollout/"
-_PREFIX = re.compile(
-    r"/ng-rollout/(?P<rollout>[^/]+)(?:/training-token-capture)?(?P<rest>/.*)", re.DOTALL
-)
+_TOKEN_CAPTURE = "/training-token-capture/"
 _HEADER = HEADER.encode()
 
 
@@ -33,12 +30,14 @@ def without_prefix(app: ASGIApp) -> ASGIApp:
 
 
 def _strip(scope: Scope) -> Scope:
-    match = _PREFIX.fullmatch(scope["path"])
-    if match is None:
+    rollout, slash, rest = scope["path"][len(_START) :].partition("/")
+    if not (rollout and slash):
         return scope
-    rest = match["rest"]
-    headers = [(name, value) for name, value in scope["headers"] if name != _HEADER]
-    headers.append((_HEADER, match["rollout"].encode()))
+    rest = f"/{rest}"
+    if rest.startswith(_TOKEN_CAPTURE):
+        rest = rest[len(_TOKEN_CAPTURE) - 1 :]
+    headers = [header for header in scope["headers"] if header[0] != _HEADER]
+    headers.append((_HEADER, rollout.encode()))
     return {**scope, "path": rest, "raw_path": quote(rest).encode(), "headers": headers}
 
 
