@@ -366,9 +366,10 @@ async def _serve(port: int) -> None:
     for host in HOSTS:
         server = await loop.create_server(lambda: UpstreamProtocol(loop), host, port, backlog=4096)
         port = server.sockets[0].getsockname()[1]
+        await server.start_serving()
     print(port)
     sys.stdout.flush()
-    await server.serve_forever()
+    await asyncio.get_running_loop().create_future()  # for ever
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from proxy.answer import Answer, loss_header
 from proxy.headers import Headers
 from proxy.heartbeat import Heartbeat
 from proxy.hints import with_hint
+from proxy.ids import random_id
 from proxy.record import Record
 from proxy.relay import pass_back
 from proxy.rendering import RenderingRefused, render
@@ -25,7 +26,7 @@ from translators.context import Context, Seal
 from translators.dialect import Dialect
 from translators.errors import ErrorInfo
 from translators.responses.compaction import as_compaction, ask_for_summary
-from translators.translation import Translation, random_id
+from translators.translation import Translation
 from translators.wire import JSON, decode_object, encode, open_members, peek
 
 _RESPONSES = CODECS[Dialect.RESPONSES]

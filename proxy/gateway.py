@@ -1,7 +1,6 @@
 """The ASGI side of an exchange: the caller's body, the caller's leaving, the log line."""
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from proxy.bodies import BodyError, ClientGone, decompress, read_body
 from proxy.errors import info_of
 from proxy.exchange import Exchange, Services
 from proxy.headers import value_of
+from proxy.ids import random_hex
 from proxy.record import Record
 from proxy.relay import Relay
 from proxy.surface import Endpoint
@@ -119,4 +119,4 @@ class Gateway:
 
 
 def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
-    return value_of(headers, b"x-request-id") or secrets.token_hex(16)
+    return value_of(headers, b"x-request-id") or random_hex()

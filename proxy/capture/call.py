@@ -1,12 +1,12 @@
 """One request of a rollout and its reply, kept as they go by."""
 
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from backends.base import UpstreamReply, UpstreamRequest
 from proxy.capture.budget import Budget
+from proxy.ids import random_hex
 from proxy.record import Record
 
 Receive = Callable[[], Awaitable[Any]]
@@ -43,7 +43,7 @@ class Call:
         self, rollout: str, dialect: str, scope: Any, receive: Receive, send: Send, budget: Budget
     ) -> None:
         """Begin a call; the budget is charged for what it keeps, until ``size_bytes`` is freed."""
-        self.id = os.urandom(16).hex()
+        self.id = random_hex()
         self.rollout = rollout
         self.dialect = dialect
         self.started_unix_s = time.time()

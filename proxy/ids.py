@@ -1,0 +1,20 @@
+"""Random ids of requests, replies, items and captured calls."""
+
+import secrets
+
+_DRAWN_AT_ONCE = 256
+_drawn: list[str] = []
+"""Hexadecimal digits to use up. No process inherits them: workers are started, not forked."""
+
+
+def random_hex() -> str:
+    """32 random hexadecimal digits. Many are drawn at a system call: saves 2 us for each."""
+    while not _drawn:
+        digits = secrets.token_hex(16 * _DRAWN_AT_ONCE)
+        _drawn.extend(digits[at : at + 32] for at in range(0, len(digits), 32))
+    return _drawn.pop()
+
+
+def random_id(prefix: str) -> str:
+    """A random id such as ``resp_`` and 32 hexadecimal digits."""
+    return f"{prefix}_{random_hex()}"
