@@ -3,7 +3,7 @@
 Run ``python -m benchmarks.run [--quick] [--connections 32 256] [--write]``.
 
 A *server* is something that stands between load and upstream; a *row* is a dialect spoken to a
-server. To measure another proxy, add it to ``SERVERS`` and its rows to ``ROWS``.
+server. To measure another proxy, add it to ``servers.SERVERS`` and its rows to ``ROWS``.
 """
 
 import argparse
