@@ -15,7 +15,8 @@ _WRITE_LIMIT_S = 10.0
 _BATCH_CALLS = 4096
 _GATHER_S = 0.2
 """After the first call of a batch: a thread that wakes for each call, and a file that is opened,
-locked and synced for each, cost more than the rest. Saves 50 us per call over 0.02 s."""
+locked and synced for each, cost more than the rest. At 32 rollouts 0.2 s instead of 0.02 s saves
+45 us per call."""
 
 _log = structlog.get_logger("dragoman")
 
