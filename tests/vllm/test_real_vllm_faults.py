@@ -32,13 +32,19 @@ PATIENCE_S = 300
 
 def part_of(served: Served, part: str) -> int:
     """Process id of vLLM's ``EngineCore``, ``Worker`` or ``APIServer``."""
-    found = []
+    found = set()
     for pid in descendants(served.process.pid):
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         is_server = "-m vllm.entrypoints" in command and "guardian.py" not in command
         if f"VLLM::{part}" in command or (part == "APIServer" and is_server):
-            found.append(pid)
-    return min(found)
+            found.add(pid)
+    (first,) = (pid for pid in found if parent_of(pid) not in found)  # its helpers bear its name
+    return first
+
+
+def parent_of(pid: int) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
 
 
 class Stream:
