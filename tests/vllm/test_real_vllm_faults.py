@@ -48,11 +48,15 @@ def parent_of(pid: int) -> int:
 
 
 class Stream:
-    """One caller's stream; ``begun`` is set when it has text."""
+    """One caller's stream: ``begun`` is set when it has text, and then it waits to ``go_on``.
+
+    Read without a pause, eight streams leave a busy test no time to act before they are over.
+    """
 
     def __init__(self, path: str, body: dict[str, Any]) -> None:
         self.is_chat = path.startswith("/chat")
         self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
         self.frames: list[dict[str, Any]] = []
         self._path = path
         self._body = body
@@ -66,6 +70,7 @@ class Stream:
                     self.frames.append(json.loads(line.removeprefix("data: ")))
                     if len(self.frames) > 8:
                         self.begun.set()
+                        await self.go_on.wait()
 
     def is_failed(self) -> None:
         """Check that it ends in an error of the caller's schema."""
@@ -106,6 +111,8 @@ async def under_load(served: Served, part: str, number: signal.Signals) -> list[
             running.create_task(stream.run(client))
         await asyncio.gather(*(stream.begun.wait() for stream in streams))
         os.kill(part_of(served, part), number)
+        for stream in streams:
+            stream.go_on.set()
     return streams
 
 
