@@ -187,11 +187,6 @@ class VllmBackend:
         """Stop vLLM and wait until nothing of it is left; may be called again."""
         await self._life.end()
 
-    def hurry(self) -> None:
-        """Cut short the grace of an ``aclose`` under way."""
-        if self._life.server is not None:
-            self._life.server.process.hurry()
-
     def _launch(self, on_phase: Callable[[], None]) -> VllmServer:
         """Prepare one server on a port of its own."""
         launch = plan_launch(
