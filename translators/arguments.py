@@ -8,23 +8,27 @@ Spec: Chat Completions, "messages", ``tool_calls``; Responses, ``input``, ``func
 
 import msgspec
 
-from translators.canonical import Item, Request, ToolCall, ToolKind
+from translators.canonical import Request, ToolCall, ToolKind
 from translators.context import Context
 from translators.wire import encode, is_object
 
 
 def mend_arguments(request: Request, ctx: Context) -> Request:
     """Make empty arguments an empty object; wrap broken ones where the upstream parses them."""
-    return msgspec.structs.replace(request, items=[_mend(item, ctx) for item in request.items])
+    items = [_mend(item, ctx) if type(item) is ToolCall else item for item in request.items]
+    return msgspec.structs.replace(request, items=items)
 
 
-def _mend(item: Item, ctx: Context) -> Item:
-    if not isinstance(item, ToolCall) or item.kind is ToolKind.CUSTOM:
-        return item
-    return msgspec.structs.replace(item, arguments=_mended(item, ctx))
+def _mend(call: ToolCall, ctx: Context) -> ToolCall:
+    arguments = _mended(call, ctx)
+    if arguments is call.arguments:
+        return call
+    return msgspec.structs.replace(call, arguments=arguments)
 
 
 def _mended(call: ToolCall, ctx: Context) -> str:
+    if call.kind is ToolKind.CUSTOM:
+        return call.arguments
     if not call.arguments.strip():
         return "{}"
     if ctx.profile.parses_arguments and not is_object(call.arguments):

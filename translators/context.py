@@ -10,6 +10,8 @@ from translators.errors import Loss
 from translators.names import ToolNames
 from translators.profiles import Policy, Profile
 
+_NO_TOOLS = ToolNames()
+
 
 class Seal(Protocol):
     """Turns reasoning into blobs that only their issuer opens."""
@@ -64,7 +66,7 @@ class Context:
         self.wants_sealed = False
         self.compacts = False
         self.losses: list[Loss] = []
-        self.tool_names = ToolNames()
+        self.tool_names = _NO_TOOLS
         self.caller_params: Mapping[str, str] = {}
         self.bound_tool: ToolName | None = None
         self.plain_tools: set[tuple[str | None, str]] = set()

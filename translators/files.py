@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -10,7 +11,6 @@ from translators.canonical import File, Item, Message, Part, Request, Text, Tool
 from translators.context import Context
 from translators.errors import UnsupportedFeature
 
-_WITH_PARTS = (Message, ToolResult)
 _TEXT_TYPES = frozenset(
     {
         "application/json",
@@ -36,19 +36,24 @@ def inline_files(request: Request, ctx: Context) -> Request:
     Raises:
         UnsupportedFeature: A file is not text, or is not given by its content.
     """
-    if ctx.profile.files:
+    if ctx.profile.files or not _files(request.items):
         return request
     return msgspec.structs.replace(request, items=[_inline(item) for item in request.items])
 
 
+def _files(items: Sequence[Item]) -> list[File]:
+    with_parts = [item for item in items if type(item) is Message or type(item) is ToolResult]
+    return [part for item in with_parts for part in item.parts if type(part) is File]
+
+
 def _inline(item: Item) -> Item:
-    if isinstance(item, _WITH_PARTS) and any(isinstance(p, File) for p in item.parts):
+    if (type(item) is Message or type(item) is ToolResult) and _files([item]):
         return msgspec.structs.replace(item, parts=[_as_text(part) for part in item.parts])
     return item
 
 
 def _as_text(file: Part) -> Part:
-    if not isinstance(file, File):
+    if type(file) is not File:
         return file
     text = read_text(file)
     if text is None:

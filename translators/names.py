@@ -28,9 +28,10 @@ class ToolNames:
         """Name the tools; those without a namespace keep their names."""
         self._flat: dict[tuple[str | None, str], str] = {}
         self._tools: dict[str, ToolName] = {}
-        named = [tool for tool in tools if not isinstance(tool, HostedTool)]
-        for tool in sorted(named, key=lambda tool: tool.namespace is not None):
-            kind = ToolKind.CUSTOM if isinstance(tool, CustomTool) else tool.kind
+        named = [tool for tool in tools if type(tool) is not HostedTool]
+        named.sort(key=lambda tool: tool.namespace is not None)
+        for tool in named:
+            kind = ToolKind.CUSTOM if type(tool) is CustomTool else tool.kind
             self._add(ToolName(tool.name, kind, tool.namespace))
 
     def flat(self, name: str, namespace: str | None) -> str:

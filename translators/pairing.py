@@ -13,6 +13,7 @@ import msgspec
 from translators.canonical import (
     Item,
     Message,
+    Opaque,
     Reasoning,
     Request,
     Role,
@@ -46,17 +47,14 @@ def _is_paired(items: Sequence[Item]) -> bool:
     """Whether nothing has to change, as is nearly always so."""
     open_calls: list[str] = []
     for item in items:
-        match item:
-            case ToolCall(call_id=call_id):
-                open_calls.append(call_id)
-            case ToolResult(call_id=call_id):
-                if call_id not in open_calls:
-                    return False
-                open_calls.remove(call_id)
-            case Reasoning() | Message() if open_calls:
+        if type(item) is ToolCall:
+            open_calls.append(item.call_id)
+        elif type(item) is ToolResult:
+            if item.call_id not in open_calls:
                 return False
-            case _:
-                pass
+            open_calls.remove(item.call_id)
+        elif open_calls and type(item) is not Opaque:
+            return False
     return not open_calls
 
 

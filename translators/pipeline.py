@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from translators.arguments import mend_arguments
-from translators.canonical import Message, Part, Request, Role, Text
+from translators.canonical import Item, Message, Part, Request, Role, Text
 from translators.context import Context
 from translators.effort import map_effort
 from translators.files import inline_files
@@ -18,6 +18,8 @@ from translators.profiles import SystemMessages
 from translators.vendor import modernise_guided, unwrap_extra_body
 
 Step = Callable[[Request, Context], Request]
+
+_INSTRUCTING = (Role.SYSTEM, Role.DEVELOPER)
 
 
 def run(steps: Sequence[Step], request: Request, ctx: Context) -> Request:
@@ -32,10 +34,12 @@ def map_developer(request: Request, ctx: Context) -> Request:
 
     Templates either refuse the role or, worse, leave its text out.
     """
-    if ctx.profile.developer_role:
+    if ctx.profile.developer_role or not _said_by(request.items, (Role.DEVELOPER,)):
         return request
     items = [
-        msgspec.structs.replace(item, role=Role.SYSTEM) if _has_role(item, Role.DEVELOPER) else item
+        msgspec.structs.replace(item, role=Role.SYSTEM)
+        if type(item) is Message and item.role is Role.DEVELOPER
+        else item
         for item in request.items
     ]
     return msgspec.structs.replace(request, items=items)
@@ -51,15 +55,22 @@ def merge_system(request: Request, ctx: Context) -> Request:
     if mode is SystemMessages.KEEP:
         return request
     items = request.items
-    ahead = len(items)
+    system = _said_by(items, _INSTRUCTING)
     if mode is SystemMessages.MERGE_LEADING:
-        ahead = next((i for i, item in enumerate(items) if not _is_system(item)), len(items))
-    system = [item for item in items[:ahead] if isinstance(item, Message) and _is_system(item)]
+        system = [said for said, item in zip(system, items, strict=False) if said is item]
     if not system or (len(system) == 1 and items[0] is system[0]):
         return request
-    rest = [item for i, item in enumerate(items) if i >= ahead or not _is_system(item)]
+    if mode is SystemMessages.MERGE_LEADING:
+        rest = items[len(system) :]
+    else:
+        rest = [i for i in items if type(i) is not Message or i.role not in _INSTRUCTING]
     merged = Message(system[0].role, _join(system), name=system[0].name)
     return msgspec.structs.replace(request, items=[merged, *rest])
+
+
+def _said_by(items: Sequence[Item], roles: Sequence[Role]) -> list[Message]:
+    """The messages of these roles."""
+    return [item for item in items if type(item) is Message and item.role in roles]
 
 
 def _join(messages: Sequence[Message]) -> list[Part]:
@@ -68,14 +79,6 @@ def _join(messages: Sequence[Message]) -> list[Part]:
         texts = ["\n".join(p.text for p in m.parts if isinstance(p, Text)) for m in messages]
         return [Text("\n\n".join(text for text in texts if text))]
     return parts
-
-
-def _has_role(item: object, role: Role) -> bool:
-    return isinstance(item, Message) and item.role is role
-
-
-def _is_system(item: object) -> bool:
-    return isinstance(item, Message) and item.role in (Role.SYSTEM, Role.DEVELOPER)
 
 
 STEPS: tuple[Step, ...] = (

@@ -30,7 +30,7 @@ def unwrap_extra_body(request: Request, ctx: Context) -> Request:
 
 def modernise_guided(request: Request, ctx: Context) -> Request:
     """Turn the retired ``guided_*`` members into ``structured_outputs``."""
-    if not _GUIDED.keys() & request.extra.keys():
+    if _GUIDED.keys().isdisjoint(request.extra):
         return request
     extra = dict(request.extra)
     outputs: dict[str, JSON] = {}

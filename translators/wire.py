@@ -20,6 +20,7 @@ JSON: TypeAlias = Any
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+_convert = msgspec.convert
 _decode = msgspec.json.Decoder().decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encoder = msgspec.json.Encoder()
@@ -117,6 +118,10 @@ def is_object(text: str) -> bool:
 
 def _parse(text: str) -> JSON:
     try:
+        return _decode(text)
+    except (*_UNREADABLE, UnicodeEncodeError):
+        pass
+    try:
         return decode(text.encode("utf-8", "replace"))
     except MalformedRequest:
         return msgspec.UNSET
@@ -179,7 +184,7 @@ def open_as(
         TranslationError: Of class ``fault``; ``param`` is the path of the offending member.
     """
     try:
-        return msgspec.convert(value, cls)
+        return _convert(value, cls)
     except msgspec.ValidationError as error:
         match = _AT_PATH.match(str(error))
         what, tail = (match["what"], match["path"] or "") if match else (str(error), "")

@@ -13,7 +13,8 @@ from translators.errors import MalformedRequest, TranslationError, UnsupportedFe
 from translators.wire import JSON, open_as
 
 _PLAIN = (Text, Refusal)  # a tuple: ``Text | Refusal`` would be made anew at each use
-_SAID = (None, "text", "input_text", "output_text", "refusal")
+_TEXTS = ("text", "input_text", "output_text")
+_SAID = (None, *_TEXTS, "refusal")
 
 
 def read_content(
@@ -22,10 +23,10 @@ def read_content(
     fault: type[TranslationError] = MalformedRequest,
 ) -> list[Part]:
     """Parts of a message's ``content``, which may be text, a list of parts, or absent."""
-    if content is None:
-        return []
     if isinstance(content, str):
         return [Text(content)]
+    if content is None:
+        return []
     return [_read_part(part, f"{path}[{i}]", fault) for i, part in enumerate(content)]
 
 
@@ -55,9 +56,9 @@ def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
     if isinstance(body, str):
         return Text(body)
     part = open_as(schema.ContentPart, body, path, fault)
+    if part.text is not None and part.type in _TEXTS:
+        return Text(part.text)
     match part:
-        case schema.ContentPart(type="text" | "input_text" | "output_text", text=str(text)):
-            return Text(text)
         case schema.ContentPart(type="refusal", refusal=str(refusal)):
             return Refusal(refusal)
         case schema.ContentPart(type="image_url", image_url=str(url)):
@@ -86,6 +87,8 @@ def write_content(parts: Sequence[Part], ctx: Context, *, joint: str = "\n") -> 
     Raises:
         UnsupportedFeature: The upstream has no place for a part.
     """
+    if len(parts) == 1 and type(part := parts[0]) is Text:
+        return part.text
     texts = [part.text for part in parts if isinstance(part, _PLAIN)]
     if len(texts) == len(parts):
         return joint.join(texts)

@@ -4,6 +4,7 @@ Spec: Chat Completions, "Create chat completion", request body.
 """
 
 from translators.canonical import (
+    ROLES,
     Item,
     Message,
     Reasoning,
@@ -34,13 +35,14 @@ from translators.fates import Fate, with_fate
 from translators.names import ToolNames
 from translators.wire import JSON, encode, extra_of, known_members, open_as
 
-_REQUEST_MEMBERS = known_members(schema.CreateChatCompletion)
+_REQUEST_MEMBERS = known_members(schema.CreateChatCompletion) | schema.KNOBS
 _MESSAGE_MEMBERS = known_members(schema.Message)
 # 'n' is refused by writers, since Completions upstreams take it.
 _REFUSED = {name: why for name, why in with_fate(REQUEST, Fate.REFUSED).items() if name != "n"}
 _LOST = with_fate(REQUEST, Fate.LOST)
 _NEUTRAL: dict[str, JSON] = {"modalities": ["text"]}
 """Values of refused members that ask for nothing."""
+_SILENCE = Text("")
 
 
 def read_request(body: dict[str, JSON], ctx: Context) -> Request:
@@ -57,16 +59,11 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
     for name, why in _LOST.items():
         if body.get(name) is not None:
             ctx.lose(name, why)
-    items: list[Item] = []
-    for i, message in enumerate(wire.messages):
-        items += _read_message(message, f"messages[{i}]", items)
-    extra = extra_of(body, _REQUEST_MEMBERS)
-    knobs = {name: extra.pop(name) for name in [*extra] if name in schema.KNOBS}
     limit = wire.max_tokens if wire.max_completion_tokens is None else wire.max_completion_tokens
     options = wire.stream_options or schema.StreamOptions()
     return Request(
         model=wire.model,
-        items=items,
+        items=_read_messages(wire.messages),
         tools=[
             *read_tools(wire.tools or ()),
             *read_functions(wire.functions or ()),
@@ -85,18 +82,31 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
         choices=1 if wire.n is None else wire.n,
         metadata=wire.metadata,
         store=wire.store,
-        knobs=knobs,
-        extra=extra,
+        knobs={name: v for name, v in body.items() if name in schema.KNOBS and v is not None},
+        extra=extra_of(body, _REQUEST_MEMBERS),
     )
 
 
-def _read_message(body: JSON, path: str, before: list[Item]) -> list[Item]:
+def _read_messages(messages: list[JSON]) -> list[Item]:
+    items: list[Item] = []
+    kinds: dict[str, ToolKind] = {}
+    for i, message in enumerate(messages):
+        read = _read_message(message, f"messages[{i}]", items, kinds)
+        kinds |= {item.call_id: item.kind for item in read if type(item) is ToolCall}
+        items += read
+    return items
+
+
+def _read_message(
+    body: JSON, path: str, before: list[Item], kinds: dict[str, ToolKind]
+) -> list[Item]:
+    """The items of a message, after others with calls of these kinds."""
     message = open_as(schema.Message, body, path)
     parts = read_content(message.content, f"{path}.content")
     extra = extra_of(body, _MESSAGE_MEMBERS)
     match message.role:
-        case "system" | "developer" | "user":
-            return [Message(Role(message.role), parts, name=message.name, extra=extra)]
+        case "system" | "developer" | "user" as role:
+            return [Message(ROLES[role], parts, name=message.name, extra=extra)]
         case "assistant":
             if message.refusal is not None:
                 parts.append(Refusal(message.refusal))
@@ -106,20 +116,19 @@ def _read_message(body: JSON, path: str, before: list[Item]) -> list[Item]:
                 )
             items = read_assistant(message, path)
             for place, item in enumerate(items, len(before)):
-                if isinstance(item, ToolCall) and not item.call_id:
+                if type(item) is ToolCall and not item.call_id:
                     item.call_id = f"call_{place}"
             if items:  # many clients send "" with their calls
-                parts = [part for part in parts if part != Text("")]
+                parts = [part for part in parts if part != _SILENCE]
             if parts or not items:
                 said = Message(Role.ASSISTANT, parts, name=message.name, extra=extra)
-                items.insert(1 if items and isinstance(items[0], Reasoning) else 0, said)
+                items.insert(1 if items and type(items[0]) is Reasoning else 0, said)
             return items
         case "tool":
             if message.tool_call_id is None:
                 param = f"{path}.tool_call_id"
                 raise MalformedRequest(f"Missing required parameter: '{param}'.", param=param)
-            kinds = {i.call_id: i.kind for i in before if isinstance(i, ToolCall)}
-            kind = kinds.get(message.tool_call_id, ToolKind.FUNCTION)
+            kind = kinds.get(message.tool_call_id) or ToolKind.FUNCTION
             return [ToolResult(message.tool_call_id, parts, kind, extra=extra)]
         case "function":
             return [ToolResult(_last_call_id(before), parts, extra=extra)]
@@ -148,11 +157,11 @@ def read_assistant(
 
 
 def _read_call(call: schema.ToolCall, path: str, fault: type[TranslationError]) -> ToolCall:
-    match call:
-        case schema.ToolCall(custom=schema.Custom() as custom):
-            return ToolCall(call.id or "", custom.name, custom.input, ToolKind.CUSTOM)
-        case schema.ToolCall(function=schema.Function(name=str(name)) as function) if name:
-            return ToolCall(call.id or "", name, read_arguments(function.arguments))
+    custom, function = call.custom, call.function
+    if custom is not None:
+        return ToolCall(call.id or "", custom.name, custom.input, ToolKind.CUSTOM)
+    if function is not None and function.name:
+        return ToolCall(call.id or "", function.name, read_arguments(function.arguments))
     raise fault(f"Invalid '{path}': the call has no function name.", param=path)
 
 
@@ -166,7 +175,7 @@ def read_arguments(arguments: JSON) -> str:
 
 
 def _last_call_id(before: list[Item]) -> str:
-    calls = (item.call_id for item in reversed(before) if isinstance(item, ToolCall))
+    calls = (item.call_id for item in reversed(before) if type(item) is ToolCall)
     return next(calls, "call_function")
 
 
@@ -186,7 +195,8 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         "model": request.model,
         "messages": write_messages(request.items, names, ctx),
     }
-    body |= {k: v for k, v in request.knobs.items() if k != "parallel_tool_calls"}
+    body |= request.knobs
+    body.pop("parallel_tool_calls", None)  # it goes with the tools, if there are any
     body |= write_tools(request, names, ctx)
     if request.max_output_tokens is not None:
         if isinstance(request.max_output_tokens, int):

@@ -25,6 +25,7 @@ from translators.names import ToolNames
 from translators.profiles import HostedTools
 from translators.wire import JSON, extra_of, known_members, open_as
 
+_TOOL_MEMBERS = known_members(schema.Tool)
 _NO_PARAMETERS: JSON = {"type": "object", "properties": {}}
 
 
@@ -35,17 +36,15 @@ def read_tools(tools: Sequence[JSON]) -> list[Tool]:
 
 def _read_tool(body: JSON, path: str) -> Tool:
     tool = open_as(schema.Tool, body, path)
-    extra = extra_of(body, known_members(schema.Tool))
-    match tool:
-        case schema.Tool(type="function", function=schema.FunctionDefinition() as function):
-            return _read_function(function, extra)
-        case schema.Tool(type="custom", custom=schema.CustomDefinition() as custom):
-            return CustomTool(
-                custom.name, custom.description, _flat_format(custom.format), extra=extra
-            )
-        case schema.Tool(type="function" | "custom" as kind):
-            param = f"{path}.{kind}"
-            raise MalformedRequest(f"Missing required parameter: '{param}'.", param=param)
+    extra = extra_of(body, _TOOL_MEMBERS)
+    function, custom = tool.function, tool.custom
+    if tool.type == "function" and function is not None:
+        return _read_function(function, extra)
+    if tool.type == "custom" and custom is not None:
+        return CustomTool(custom.name, custom.description, _flat_format(custom.format), extra=extra)
+    if tool.type in ("function", "custom"):
+        param = f"{path}.{tool.type}"
+        raise MalformedRequest(f"Missing required parameter: '{param}'.", param=param)
     return HostedTool(tool.type, body, path)
 
 
@@ -128,12 +127,12 @@ def write_tools(request: Request, names: ToolNames, ctx: Context) -> dict[str, J
         raise UnsupportedFeature(
             "The upstream cannot run the tool that has to be called.", param="tool_choice"
         )
-    tools = [tool for tool in request.tools if _is_sayable(tool, ctx)]
+    tools = _without_hosted(request.tools, ctx)
     if choice is not None and choice.tools is not None and not ctx.profile.allowed_tools:
         allowed = {(tool.namespace, tool.name) for tool in choice.tools}
         if not choice.forced:
-            tools = [t for t in tools if (_namespace(t), _name(t)) in allowed]
-        elif not any((_namespace(t), _name(t)) in allowed for t in tools):
+            tools = [tool for tool in tools if (tool.namespace, tool.name) in allowed]
+        elif not any((tool.namespace, tool.name) in allowed for tool in tools):
             raise MalformedRequest(
                 f"Tool choice '{choice.tools[0].name}' is not among the tools.",
                 param="tool_choice",
@@ -156,50 +155,51 @@ def write_tools(request: Request, names: ToolNames, ctx: Context) -> dict[str, J
     return members
 
 
-def _name(tool: Tool) -> str:
-    return tool.kind if isinstance(tool, HostedTool) else tool.name
+def _without_hosted(tools: Sequence[Tool], ctx: Context) -> list[FunctionTool | CustomTool]:
+    sayable: list[FunctionTool | CustomTool] = []
+    for tool in tools:
+        if type(tool) is not HostedTool:
+            sayable.append(tool)
+        elif ctx.policy.hosted_tools is HostedTools.DROP:
+            ctx.lose(tool.param, f"the upstream cannot run the tool '{tool.kind}'")
+        else:
+            raise UnsupportedFeature(
+                f"The upstream cannot run the tool '{tool.kind}'; "
+                "only function tools can be offered.",
+                param=tool.param,
+            )
+    return sayable
 
 
-def _namespace(tool: Tool) -> str | None:
-    return None if isinstance(tool, HostedTool) else tool.namespace
+def _write_tool(tool: FunctionTool | CustomTool, names: ToolNames, ctx: Context) -> JSON:
+    for member in tool.extra:
+        ctx.lose("tools", f"'{member}' of the tool '{tool.name}' has no place in Chat")
+    name = names.flat(tool.name, tool.namespace)
+    if type(tool) is FunctionTool:
+        return {"type": "function", "function": _write_function(tool, name)}
+    if ctx.profile.custom_tools:
+        return {"type": "custom", "custom": _write_custom(tool, name)}
+    is_bound = ctx.bound_tool == ToolName(tool.name, ToolKind.CUSTOM, tool.namespace)
+    return {"type": "function", "function": as_function(tool, name, is_bound=is_bound)}
 
 
-def _is_sayable(tool: Tool, ctx: Context) -> bool:
-    if not isinstance(tool, HostedTool):
-        return True
-    if ctx.policy.hosted_tools is HostedTools.DROP:
-        ctx.lose(tool.param, f"the upstream cannot run the tool '{tool.kind}'")
-        return False
-    raise UnsupportedFeature(
-        f"The upstream cannot run the tool '{tool.kind}'; only function tools can be offered.",
-        param=tool.param,
-    )
+def _write_function(tool: FunctionTool, name: str) -> dict[str, JSON]:
+    function: dict[str, JSON] = {"name": name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    function["parameters"] = _NO_PARAMETERS if tool.parameters is None else tool.parameters
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return function
 
 
-def _write_tool(tool: Tool, names: ToolNames, ctx: Context) -> JSON:
-    for name in () if isinstance(tool, HostedTool) else tool.extra:
-        ctx.lose("tools", f"'{name}' of the tool '{_name(tool)}' has no place in Chat")
-    match tool:
-        case FunctionTool(name=name, namespace=namespace):
-            function: dict[str, JSON] = {"name": names.flat(name, namespace)}
-            if tool.description is not None:
-                function["description"] = tool.description
-            function["parameters"] = _NO_PARAMETERS if tool.parameters is None else tool.parameters
-            if tool.strict is not None:
-                function["strict"] = tool.strict
-            return {"type": "function", "function": function}
-        case CustomTool(name=name, namespace=namespace) if ctx.profile.custom_tools:
-            custom: dict[str, JSON] = {"name": names.flat(name, namespace)}
-            if tool.description is not None:
-                custom["description"] = tool.description
-            if tool.format is not None:
-                custom["format"] = _nested_format(tool.format)
-            return {"type": "custom", "custom": custom}
-        case CustomTool(name=name, namespace=namespace):
-            is_bound = ctx.bound_tool == ToolName(name, ToolKind.CUSTOM, namespace)
-            function = as_function(tool, names.flat(name, namespace), is_bound=is_bound)
-            return {"type": "function", "function": function}
-    raise TypeError("hosted tools are never written")
+def _write_custom(tool: CustomTool, name: str) -> dict[str, JSON]:
+    custom: dict[str, JSON] = {"name": name}
+    if tool.description is not None:
+        custom["description"] = tool.description
+    if tool.format is not None:
+        custom["format"] = _nested_format(tool.format)
+    return custom
 
 
 def _write_tool_choice(choice: ToolChoice, offered: int, names: ToolNames, ctx: Context) -> JSON:

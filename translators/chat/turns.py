@@ -10,6 +10,7 @@ Spec: Chat Completions, "messages".
 from collections.abc import Sequence
 
 from translators.canonical import (
+    ROLE_NAMES,
     Image,
     Item,
     Message,
@@ -66,29 +67,28 @@ class _Turns:
 
     def add(self, item: Item) -> None:
         """Take the next item."""
-        if not isinstance(item, ToolResult):
-            self.end_results()
-        match item:
-            case Reasoning():
-                self._add_reasoning(item)
-                self._note_token_ids(item)
-            case Message(role=Role.ASSISTANT):
-                self._say(item)
-                self._note_token_ids(item)
-            case ToolCall():
-                self._calls.append(self._write_call(item))
-                self._note_token_ids(item)
-            case ToolResult():
-                self.end_turn()
-                self._add_result(item)
-            case Message():
-                self.end_turn()
-                self._add_message(item)
-            case Opaque():
-                raise UnsupportedFeature(
-                    f"An item of type '{item.kind}' cannot be sent to a Chat Completions upstream.",
-                    param=item.param,
-                )
+        if type(item) is ToolResult:
+            self.end_turn()
+            self._add_result(item)
+            return
+        self.end_results()
+        if type(item) is Message and item.role is not Role.ASSISTANT:
+            self.end_turn()
+            self._add_message(item)
+            return
+        if type(item) is Opaque:
+            raise UnsupportedFeature(
+                f"An item of type '{item.kind}' cannot be sent to a Chat Completions upstream.",
+                param=item.param,
+            )
+        if type(item) is ToolCall:
+            self._calls.append(self._write_call(item))
+        elif type(item) is Message:
+            self._say(item)
+        elif type(item) is Reasoning:
+            self._add_reasoning(item)
+        if item.extra:
+            self._note_token_ids(item)
 
     def _add_reasoning(self, item: Reasoning) -> None:
         texts = item.content or item.summary
@@ -120,36 +120,40 @@ class _Turns:
 
     def _write_call(self, call: ToolCall) -> JSON:
         name = self._names.flat(call.name, call.namespace)
-        if call.kind is ToolKind.CUSTOM and self._ctx.profile.custom_tools:
-            body: JSON = {"name": name, "input": call.arguments}
-            return {"id": call.call_id, "type": "custom", "custom": body}
+        arguments = call.arguments
         if call.kind is ToolKind.CUSTOM:
-            function = {"name": name, "arguments": wrap(call.arguments)}
-            return {"id": call.call_id, "type": "function", "function": function}
-        function = {"name": name, "arguments": call.arguments}
+            if self._ctx.profile.custom_tools:
+                body: JSON = {"name": name, "input": arguments}
+                return {"id": call.call_id, "type": "custom", "custom": body}
+            arguments = wrap(arguments)
+        function = {"name": name, "arguments": arguments}
         return {"id": call.call_id, "type": "function", "function": function}
 
     def end_turn(self) -> None:
         """Write the assistant turn under way, if there is one."""
         reasoning, said, calls = self._reasoning, self._said, self._calls
-        token_ids, self._token_ids = self._token_ids, {}
+        token_ids = self._token_ids
+        if not (reasoning or said or calls or token_ids):
+            return
+        self._reasoning, self._said, self._calls, self._token_ids = [], None, [], {}
         if not (reasoning or said or calls):
             return
-        self._reasoning, self._said, self._calls = [], None, []
         if said is None and not calls:
             self._attach_backward(reasoning, token_ids)
             return
         message: dict[str, JSON] = {"role": "assistant", "content": self._ctx.profile.empty_content}
         if said is not None:
             self._set_content(message, said.parts, calls=bool(calls))
-        self._set_reasoning(message, reasoning, calls=bool(calls))
+        if reasoning:
+            self._set_reasoning(message, reasoning, calls=bool(calls))
         if calls:
             message["tool_calls"] = calls
         if said is not None:
             if said.name is not None:
                 message["name"] = said.name
-            known = message.keys() | TOKEN_MEMBERS
-            message |= {k: v for k, v in said.extra.items() if k not in known}
+            if said.extra:
+                known = message.keys() | TOKEN_MEMBERS
+                message |= {k: v for k, v in said.extra.items() if k not in known}
         self.messages.append(message | token_ids)
 
     def _set_content(self, message: JSON, parts: Sequence[Part], *, calls: bool) -> None:
@@ -192,11 +196,11 @@ class _Turns:
     def _add_result(self, result: ToolResult) -> None:
         parts = result.parts
         if not self._ctx.profile.tool_images:
-            media = [part for part in parts if isinstance(part, Image)]
+            media = [part for part in parts if type(part) is Image]
             if media:
                 label = Text(f"Images in the result of tool call {result.call_id}:")
                 self._media += [label, *media]
-                parts = [part for part in parts if not isinstance(part, Image)] or [
+                parts = [part for part in parts if type(part) is not Image] or [
                     Text("The result is the images in the next user message.")
                 ]
         content = write_content(parts, self._ctx)
@@ -210,8 +214,8 @@ class _Turns:
             self.messages.append({"role": "user", "content": write_content(media, self._ctx)})
 
     def _add_message(self, item: Message) -> None:
-        message: dict[str, JSON] = {"role": item.role.value}
-        message["content"] = write_content(item.parts, self._ctx)
+        content = write_content(item.parts, self._ctx)
+        message: dict[str, JSON] = {"role": ROLE_NAMES[item.role], "content": content}
         if item.name is not None:
             message["name"] = item.name
         self.messages.append({**item.extra, **message})

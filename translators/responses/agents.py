@@ -21,21 +21,20 @@ _MARK = "encrypted"
 def take_marks_off(tools: Iterable[Tool], ctx: Context) -> None:
     """Take the mark off the tools' parameters; the context notes the tools that had one."""
     for tool in tools:
-        match tool:
-            case FunctionTool(parameters={"properties": {**properties}}) if any(
-                map(_is_marked, properties.values())
-            ):
+        if type(tool) is FunctionTool and isinstance(tool.parameters, dict):
+            properties = tool.parameters.get("properties")
+            if isinstance(properties, dict) and _marked(properties):
                 plain = {name: _without_mark(schema) for name, schema in properties.items()}
                 tool.parameters = {**tool.parameters, "properties": plain}
                 ctx.plain_tools.add((tool.namespace, tool.name))
 
 
-def _is_marked(schema: JSON) -> bool:
-    return isinstance(schema, dict) and _MARK in schema
+def _marked(properties: dict[str, JSON]) -> list[JSON]:
+    return [s for s in properties.values() if isinstance(s, dict) and _MARK in s]
 
 
 def _without_mark(schema: JSON) -> JSON:
-    if not _is_marked(schema):
+    if not isinstance(schema, dict):
         return schema
     return {name: value for name, value in schema.items() if name != _MARK}
 

@@ -25,16 +25,16 @@ def read_content(
     Text becomes one part, and so does a part that stands alone; a tool's output of another shape
     is kept as its JSON text.
     """
-    if content is None:
-        return []
     if isinstance(content, str):
         return [Text(content)]
+    if isinstance(content, list):
+        return [_read_part(part, f"{path}[{i}]", fault) for i, part in enumerate(content)]
     match content:
+        case None:
+            return []
         case {"type": str(kind)} if kind in PARTS:
             return [_read_part(content, path, fault)]
-    if not isinstance(content, list):
-        return [Text(encode(content).decode())]
-    return [_read_part(part, f"{path}[{i}]", fault) for i, part in enumerate(content)]
+    return [Text(encode(content).decode())]
 
 
 def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
@@ -80,7 +80,7 @@ def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
     raise fault(f"Missing required parameter: '{param}'.", param=param)
 
 
-def write_input(parts: Sequence[Part], role: Role) -> JSON:
+def write_input(parts: Sequence[Part], role: Role = Role.USER) -> JSON:
     """``content`` of an input message, or ``output`` of a tool result.
 
     Plain text goes out as a string, which every server reads; the part types depend on the role.
@@ -88,8 +88,8 @@ def write_input(parts: Sequence[Part], role: Role) -> JSON:
     Raises:
         UnsupportedFeature: Responses has no such part.
     """
-    if len(parts) == 1 and isinstance(parts[0], Text):
-        return parts[0].text
+    if len(parts) == 1 and type(part := parts[0]) is Text:
+        return part.text
     return [_write_input_part(part, role) for part in parts]
 
 

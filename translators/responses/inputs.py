@@ -15,12 +15,12 @@ from translators.canonical import (
     Text,
     Tool,
     ToolKind,
-    ToolResult,
 )
 from translators.context import Context
 from translators.errors import MalformedRequest
 from translators.responses import schema
 from translators.responses.agents import read_agent_message, take_marks_off
+from translators.responses.builtin import BY_KIND
 from translators.responses.compaction import read_compaction, read_trigger
 from translators.responses.history import is_readable, tell
 from translators.responses.items import read_item
@@ -28,6 +28,10 @@ from translators.responses.tools import read_tools
 from translators.token_ids import MEMBERS as TOKEN_MEMBERS
 from translators.token_ids import carry, read_token_ids
 from translators.wire import JSON, open_as
+
+_FOUND_TOOLS = BY_KIND[ToolKind.TOOL_SEARCH].output
+_ENCRYPTED = "encrypted_function_args"
+_RARE = TOKEN_MEMBERS | {_ENCRYPTED}
 
 
 class Input(msgspec.Struct):
@@ -70,34 +74,46 @@ def _read_items(bodies: list[JSON], given: Input, ctx: Context) -> None:
     for i, body in enumerate(bodies):
         path = f"input[{i}]"
         item = read_item(body, path)
-        if not TOKEN_MEMBERS.isdisjoint(body):
-            carry(item, read_token_ids(body, path))
-        if isinstance(item, Opaque) and is_readable(item.kind):
+        if not _RARE.isdisjoint(body):
+            _read_rare(body, path, item, ctx)
+        if type(item) is Opaque and is_readable(item.kind):
             item = tell(body, ctx)
-        if body.get("encrypted_function_args"):
-            ctx.lose(
-                path, "arguments that are encrypted are sent, but only their issuer reads them"
-            )
         if isinstance(body.get("id"), str):
             by_id.setdefault(body["id"], item)
-        match item:
-            case Opaque(kind="additional_tools"):
-                _add_tools(body, path, given)
-            case Opaque(kind="configuration_update"):
-                _configure(body, path, given)
-            case Opaque(kind="agent_message"):
-                given.items.append(read_agent_message(item))
-            case Opaque(kind="compaction"):
-                given.items.append(read_compaction(item, ctx))
-            case Opaque(kind="compaction_trigger"):
-                given.items.append(read_trigger(item, i == len(bodies) - 1, ctx))
-            case Opaque(kind="item_reference"):
-                given.items.append(_referred(item, by_id))
-            case ToolResult(kind=ToolKind.TOOL_SEARCH):
-                _add_tools(body, path, given)
-                given.items.append(item)
-            case _:
-                given.items.append(item)
+        if type(item) is Opaque:
+            _take_opaque(item, given, by_id, ctx, is_last=i == len(bodies) - 1)
+            continue
+        if body.get("type") == _FOUND_TOOLS:
+            _add_tools(body, path, given)
+        given.items.append(item)
+
+
+def _read_rare(body: dict[str, JSON], path: str, item: Item, ctx: Context) -> None:
+    """Read members that hardly any item has."""
+    carry(item, read_token_ids(body, path))
+    if body.get(_ENCRYPTED):
+        ctx.lose(path, "arguments that are encrypted are sent, but only their issuer reads them")
+
+
+def _take_opaque(
+    item: Opaque, given: Input, by_id: dict[str, Item], ctx: Context, *, is_last: bool
+) -> None:
+    """Take an item that stands for tools, options, or other items."""
+    match item.kind:
+        case "additional_tools":
+            _add_tools(item.body, item.param, given)
+        case "configuration_update":
+            _configure(item.body, item.param, given)
+        case "agent_message":
+            given.items.append(read_agent_message(item))
+        case "compaction":
+            given.items.append(read_compaction(item, ctx))
+        case "compaction_trigger":
+            given.items.append(read_trigger(item, is_last, ctx))
+        case "item_reference":
+            given.items.append(_referred(item, by_id))
+        case _:
+            given.items.append(item)
 
 
 def _add_tools(body: dict[str, JSON], path: str, given: Input) -> None:
@@ -127,7 +143,7 @@ def _latest(tools: list[Tool]) -> list[Tool]:
     """Tools without repetitions: what an item declares anew replaces what was declared before."""
     found: dict[object, Tool] = {}
     for i, tool in enumerate(tools):
-        key = i if isinstance(tool, HostedTool) else (tool.namespace, tool.name)
+        key = i if type(tool) is HostedTool else (tool.namespace, tool.name)
         found[key] = tool
     return list(found.values())
 
@@ -137,7 +153,7 @@ def _open_sealed(items: list[Item], ctx: Context) -> None:
     if ctx.seal is None:
         return
     for item in items:
-        if isinstance(item, Reasoning) and item.encrypted is not None and not item.content:
+        if type(item) is Reasoning and item.encrypted is not None and not item.content:
             text = ctx.seal.open(item.encrypted)
             if text is not None:
                 item.content, item.encrypted = [text], None

@@ -3,14 +3,15 @@
 Spec: Responses, "Create a model response", ``input`` items; "The response object", ``output``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from translators.canonical import (
+    ROLE_NAMES,
+    ROLES,
     Item,
     Message,
     Opaque,
     Reasoning,
-    Role,
     Status,
     ToolCall,
     ToolKind,
@@ -36,6 +37,12 @@ _CALL_PREFIXES = {
     ToolKind.APPLY_PATCH: "apc",
     ToolKind.TOOL_SEARCH: "tsc",
 }
+_STATUSES: dict[str | None, Status] = {status.value: status for status in Status}
+_STATUSES[None] = Status.COMPLETED
+_RESULT_KINDS = {
+    "function_call_output": ToolKind.FUNCTION,
+    "custom_tool_call_output": ToolKind.CUSTOM,
+}
 _MESSAGE_MEMBERS = known_members(schema.Message)
 _CALL_MEMBERS = known_members(schema.FunctionCall)
 _OUTPUT_MEMBERS = known_members(schema.ToolCallOutput)
@@ -52,61 +59,16 @@ def read_item(body: JSON, path: str, fault: type[TranslationError] = MalformedRe
     if not isinstance(body, dict):
         raise fault(f"Invalid '{path}': expected an object.", param=path)
     kind = body.get("type") or ("message" if "role" in body else None)
-    match kind:
-        case "message":
-            return _read_message(body, path, fault)
-        case "function_call":
-            call = open_as(schema.FunctionCall, body, path, fault)
-            arguments = call.arguments
-            if not isinstance(arguments, str):
-                arguments = "" if arguments is None else encode(arguments).decode()
-            return ToolCall(
-                call.call_id,
-                call.name,
-                arguments,
-                namespace=call.namespace,
-                id=call.id,
-                status=_read_status(call.status),
-                extra=extra_of(body, _CALL_MEMBERS),
-            )
-        case "custom_tool_call":
-            custom = open_as(schema.CustomToolCall, body, path, fault)
-            return ToolCall(
-                custom.call_id,
-                custom.name,
-                custom.input,
-                ToolKind.CUSTOM,
-                custom.namespace,
-                custom.id,
-                _read_status(custom.status),
-            )
-        case "function_call_output" | "custom_tool_call_output":
-            result = open_as(schema.ToolCallOutput, body, path, fault)
-            parts = read_content(result.output, f"{path}.output", fault)
-            is_custom = kind == "custom_tool_call_output"
-            return ToolResult(
-                result.call_id,
-                parts,
-                ToolKind.CUSTOM if is_custom else ToolKind.FUNCTION,
-                result.id,
-                extra_of(body, _OUTPUT_MEMBERS),
-            )
-        case "reasoning":
-            thought = open_as(schema.ReasoningItem, body, path, fault)
-            return Reasoning(
-                content=[part.text for part in thought.content or ()],
-                summary=[part.text for part in thought.summary or ()],
-                encrypted=thought.encrypted_content,
-                id=thought.id,
-                status=_read_status(thought.status),
-            )
-        case str() if kind in builtin.BY_CALL:
-            return builtin.read_call(builtin.BY_CALL[kind], body, path, fault)
-        case str() if kind in builtin.BY_OUTPUT:
-            return builtin.read_output(builtin.BY_OUTPUT[kind], body, path)
-        case str():
-            return Opaque(Dialect.RESPONSES, kind, body, path)
-    raise fault(f"Invalid '{path}': the item has neither a type nor a role.", param=path)
+    if not isinstance(kind, str):
+        raise fault(f"Invalid '{path}': the item has neither a type nor a role.", param=path)
+    read = _READERS.get(kind)
+    if read is not None:
+        return read(body, path, fault)
+    if kind in builtin.BY_CALL:
+        return builtin.read_call(builtin.BY_CALL[kind], body, path, fault)
+    if kind in builtin.BY_OUTPUT:
+        return builtin.read_output(builtin.BY_OUTPUT[kind], body, path)
+    return Opaque(Dialect.RESPONSES, kind, body, path)
 
 
 def read_output_item(body: JSON, path: str) -> Item:
@@ -128,27 +90,84 @@ def read_output_item(body: JSON, path: str) -> Item:
 
 def _read_message(body: JSON, path: str, fault: type[TranslationError]) -> Message:
     wire = open_as(schema.Message, body, path, fault)
-    try:
-        role = Role(wire.role)
-    except ValueError as error:
+    role = ROLES.get(wire.role)
+    if role is None:
         param = f"{path}.role"
         raise fault(
             f"Invalid '{param}': expected user, assistant, system or developer, not '{wire.role}'.",
             param=param,
-        ) from error
+        )
     return Message(
         role,
         read_content(wire.content, f"{path}.content", fault),
-        id=wire.id,
-        status=_read_status(wire.status),
-        name=wire.name,
-        phase=wire.phase,
-        extra=extra_of(body, _MESSAGE_MEMBERS),
+        wire.id,
+        _STATUSES.get(wire.status) or Status.COMPLETED,
+        wire.name,
+        wire.phase,
+        extra_of(body, _MESSAGE_MEMBERS),
     )
 
 
-def _read_status(status: str | None) -> Status:
-    return Status(status) if status in ("in_progress", "incomplete") else Status.COMPLETED
+def _read_function_call(body: JSON, path: str, fault: type[TranslationError]) -> ToolCall:
+    wire = open_as(schema.FunctionCall, body, path, fault)
+    arguments = wire.arguments
+    if not isinstance(arguments, str):
+        arguments = "" if arguments is None else encode(arguments).decode()
+    return ToolCall(
+        wire.call_id,
+        wire.name,
+        arguments,
+        namespace=wire.namespace,
+        id=wire.id,
+        status=_STATUSES.get(wire.status) or Status.COMPLETED,
+        extra=extra_of(body, _CALL_MEMBERS),
+    )
+
+
+def _read_custom_call(body: JSON, path: str, fault: type[TranslationError]) -> ToolCall:
+    wire = open_as(schema.CustomToolCall, body, path, fault)
+    return ToolCall(
+        wire.call_id,
+        wire.name,
+        wire.input,
+        ToolKind.CUSTOM,
+        wire.namespace,
+        wire.id,
+        _STATUSES.get(wire.status) or Status.COMPLETED,
+    )
+
+
+def _read_result(body: JSON, path: str, fault: type[TranslationError]) -> ToolResult:
+    wire = open_as(schema.ToolCallOutput, body, path, fault)
+    return ToolResult(
+        wire.call_id,
+        read_content(wire.output, f"{path}.output", fault),
+        _RESULT_KINDS[body["type"]],
+        wire.id,
+        extra_of(body, _OUTPUT_MEMBERS),
+    )
+
+
+def _read_reasoning(body: JSON, path: str, fault: type[TranslationError]) -> Reasoning:
+    wire = open_as(schema.ReasoningItem, body, path, fault)
+    return Reasoning(
+        [part.text for part in wire.content or ()],
+        [part.text for part in wire.summary or ()],
+        wire.encrypted_content,
+        wire.id,
+        _STATUSES.get(wire.status) or Status.COMPLETED,
+    )
+
+
+_READERS: dict[str, Callable[[JSON, str, type[TranslationError]], Item]] = {
+    "message": _read_message,
+    "function_call": _read_function_call,
+    "function_call_output": _read_result,
+    "custom_tool_call": _read_custom_call,
+    "custom_tool_call_output": _read_result,
+    "reasoning": _read_reasoning,
+}
+"""Readers of items by their ``type``."""
 
 
 def write_input_items(items: Sequence[Item], ctx: Context) -> list[JSON]:
@@ -159,36 +178,44 @@ def write_input_items(items: Sequence[Item], ctx: Context) -> list[JSON]:
     """
     written: list[JSON] = []
     for item in items:
-        match item:
-            case Message():
-                if item.name is not None:
-                    ctx.lose("items", "Responses has no names of participants")
-                content = write_input(item.parts, item.role) or ""
-                message = {"type": "message", "role": item.role.value, "content": content}
-                written.append({**item.extra, **message})
-            case Reasoning():
-                if ctx.profile.reasoning_field is None:
-                    ctx.lose("items", "the upstream takes no earlier reasoning")
-                else:
-                    written.append(_write_reasoning_input(item, ctx))
-            case ToolCall():
-                call = write_call(item, ctx)
-                written.append({k: v for k, v in call.items() if k not in ("id", "status")})
-            case ToolResult():
-                custom = item.kind is ToolKind.CUSTOM
-                written.append(
-                    {
-                        "type": "custom_tool_call_output" if custom else "function_call_output",
-                        "call_id": item.call_id,
-                        "output": write_input(item.parts, Role.USER) or "",
-                    }
-                )
-            case Opaque():
-                raise UnsupportedFeature(
-                    f"An item of type '{item.kind}' cannot be sent to a Responses upstream.",
-                    param=item.param,
-                )
+        if type(item) is Message:
+            if item.name is not None:
+                ctx.lose("items", "Responses has no names of participants")
+            content = write_input(item.parts, item.role) or ""
+            message = {"type": "message", "role": ROLE_NAMES[item.role], "content": content}
+            written.append({**item.extra, **message})
+        elif type(item) is ToolCall:
+            written.append(_write_call_input(item, ctx))
+        elif type(item) is ToolResult:
+            custom = item.kind is ToolKind.CUSTOM
+            written.append(
+                {
+                    "type": "custom_tool_call_output" if custom else "function_call_output",
+                    "call_id": item.call_id,
+                    "output": write_input(item.parts) or "",
+                }
+            )
+        elif type(item) is Reasoning:
+            if ctx.profile.reasoning_field is None:
+                ctx.lose("items", "the upstream takes no earlier reasoning")
+            else:
+                written.append(_write_reasoning_input(item, ctx))
+        elif type(item) is Opaque:
+            raise UnsupportedFeature(
+                f"An item of type '{item.kind}' cannot be sent to a Responses upstream.",
+                param=item.param,
+            )
     return written
+
+
+def _write_call_input(call: ToolCall, ctx: Context) -> JSON:
+    """A call without ``id`` and ``status``, which nobody but its issuer gives it."""
+    if call.kind in builtin.BY_KIND:
+        written = builtin.write_call(builtin.BY_KIND[call.kind], call, "")
+        return {name: v for name, v in written.items() if name not in ("id", "status")}
+    is_custom = call.kind is ToolKind.CUSTOM
+    kind = "custom_tool_call" if is_custom else "function_call"
+    return {"type": kind, **_call_members(call, ctx)}
 
 
 def _write_reasoning_input(item: Reasoning, ctx: Context) -> JSON:
@@ -242,20 +269,26 @@ def write_call(call: ToolCall, ctx: Context) -> dict[str, JSON]:
     """A ``function_call``, ``custom_tool_call`` or built-in tool's call item."""
     if call.kind in builtin.BY_KIND:
         return builtin.write_call(builtin.BY_KIND[call.kind], call, assign_id(call, ctx))
-    custom = call.kind is ToolKind.CUSTOM
-    body: dict[str, JSON] = {
+    return {
         "id": assign_id(call, ctx),
-        "type": "custom_tool_call" if custom else "function_call",
+        "type": "custom_tool_call" if call.kind is ToolKind.CUSTOM else "function_call",
         "status": call.status.value,
+        **_call_members(call, ctx),
+    }
+
+
+def _call_members(call: ToolCall, ctx: Context) -> dict[str, JSON]:
+    """What the model said, of a function's or custom tool's call."""
+    members: dict[str, JSON] = {
         "call_id": call.call_id,
         "name": call.name,
-        "input" if custom else "arguments": call.arguments,
+        "input" if call.kind is ToolKind.CUSTOM else "arguments": call.arguments,
     }
     if call.namespace is not None:
-        body["namespace"] = call.namespace
+        members["namespace"] = call.namespace
     if (call.namespace, call.name) in ctx.plain_tools:
-        body["encrypted_function_args"] = []
-    return body
+        members["encrypted_function_args"] = []
+    return members
 
 
 def _write_reasoning(item: Reasoning, ctx: Context) -> dict[str, JSON]:

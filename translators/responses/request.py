@@ -19,7 +19,7 @@ from translators.responses.tools import (
     write_format,
     write_tools,
 )
-from translators.wire import JSON, extra_of, known_members, open_as
+from translators.wire import JSON, extra_of, open_as
 
 _LOGPROBS = "message.output_text.logprobs"
 _SEALED = "reasoning.encrypted_content"
@@ -27,7 +27,34 @@ _NEUTRAL = {"n": 1}
 """Values of refused members that ask for nothing."""
 _REFUSED = with_fate(REQUEST, Fate.REFUSED)
 _LOST = with_fate(REQUEST, Fate.LOST)
-_KNOWN = known_members(schema.CreateResponse) | (REQUEST.keys() - schema.KNOBS)
+_KNOWN = frozenset(REQUEST)
+_ECHOED: dict[str, JSON] = {
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": None,
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "reasoning": None,
+    "safety_identifier": None,
+    "service_tier": "default",
+    "store": None,
+    "background": None,
+    "temperature": 1.0,
+    "text": None,
+    "tool_choice": "auto",
+    "tools": None,
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "truncation": "disabled",
+    "user": None,
+}
+"""Members that a reply repeats, in the order in which it does, with the API's defaults."""
+_STATELESS: dict[str, JSON] = {"previous_response_id": None, "store": False, "background": False}
+"""What replies say of these, whatever was asked for: nothing is stored."""
 _CHAT_SAMPLING = {
     "stop": "a Responses upstream cannot stop at strings",
     "seed": "no place for it in Responses",
@@ -47,14 +74,12 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
         UnsupportedFeature: It needs state that is not kept here.
     """
     wire = open_as(schema.CreateResponse, body, "")
-    for name, why in _REFUSED.items():
-        if body.get(name) not in (None, False, "", _NEUTRAL.get(name)):
-            raise UnsupportedFeature(f"'{name}': {why}.", param=name)
+    if not _REFUSED.keys().isdisjoint(body):
+        _refuse(body)
     include = wire.include or []
     _record_losses(body, include, ctx)
     given = read_input(wire, ctx)
-    extra = extra_of(body, _KNOWN)
-    knobs = {name: extra.pop(name) for name in [*extra] if name in schema.KNOBS}
+    knobs = {name: v for name, v in body.items() if name in schema.KNOBS and v is not None}
     text = wire.text or schema.TextOptions()
     reasoning = wire.reasoning or schema.ReasoningOptions()
     wants_logprobs = _LOGPROBS in include or bool(wire.top_logprobs)
@@ -74,16 +99,23 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
         metadata=wire.metadata,
         store=wire.store,
         knobs=knobs,
-        extra=extra,
-        echo=_echo(body, wire, knobs),
+        extra=extra_of(body, _KNOWN),
+        echo=_echo(body, wire),
     )
     return without_tools(request) if ctx.compacts else request
 
 
+def _refuse(body: dict[str, JSON]) -> None:
+    for name, why in _REFUSED.items():
+        if body.get(name) not in (None, False, "", _NEUTRAL.get(name)):
+            raise UnsupportedFeature(f"'{name}': {why}.", param=name)
+
+
 def _record_losses(body: dict[str, JSON], include: list[str], ctx: Context) -> None:
-    for name, why in _LOST.items():
-        if body.get(name):
-            ctx.lose(name, why)
+    if not _LOST.keys().isdisjoint(body):
+        for name, why in _LOST.items():
+            if body.get(name):
+                ctx.lose(name, why)
     reasoning = body.get("reasoning") or {}
     if reasoning.get("context") == "current_turn":
         ctx.lose("reasoning.context", "reasoning of all turns is kept")
@@ -94,52 +126,31 @@ def _record_losses(body: dict[str, JSON], include: list[str], ctx: Context) -> N
     if _SEALED in include and ctx.seal is not None:
         ctx.wants_sealed = True
         include = [value for value in include if value != _SEALED]
-    if any(value != _LOGPROBS for value in include):
+    if not {_LOGPROBS}.issuperset(include):
         ctx.lose("include", "only log-probs and encrypted reasoning can be included")
 
 
-def _echo(
-    body: dict[str, JSON], wire: schema.CreateResponse, knobs: dict[str, JSON]
-) -> dict[str, JSON]:
-    """What a reply repeats of its request, with the API's defaults for what it left out.
-
-    ``store`` is false whatever was asked for: nothing is stored.
-    """
-    given = {name: value for name, value in body.items() if value is not None}
-    text = dict(given.get("text") or {})
-    text = {name: value for name, value in text.items() if value is not None}
-    text["format"] = _echo_format(text.get("format") or {"type": "text"})
-    reasoning = given.get("reasoning")
-    if reasoning is not None:
-        reasoning = {"effort": None, "summary": None, **reasoning}
-    choice = given.get("tool_choice", "auto")
+def _echo(body: dict[str, JSON], wire: schema.CreateResponse) -> dict[str, JSON]:
+    """What a reply repeats of its request, with the API's defaults for what it left out."""
+    given = {name: v for name, v in body.items() if name in _ECHOED and v is not None}
+    echo = {**_ECHOED, "metadata": {}, **given, **_STATELESS}
+    echo["text"] = _echo_text(given.get("text") or {})
+    echo["tools"] = [echo_tool(tool) for tool in wire.tools or ()]
+    echo["top_logprobs"] = wire.top_logprobs or 0
+    if wire.reasoning is not None:
+        echo["reasoning"] = {"effort": None, "summary": None, **given["reasoning"]}
+    choice = echo["tool_choice"]
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
-        choice = {"mode": "auto", **choice}
-    tier = knobs.get("service_tier")
-    return {
-        "instructions": given.get("instructions"),
-        "max_output_tokens": given.get("max_output_tokens"),
-        "max_tool_calls": given.get("max_tool_calls"),
-        "metadata": given.get("metadata", {}),
-        "parallel_tool_calls": knobs.get("parallel_tool_calls", True),
-        "previous_response_id": None,
-        "prompt_cache_key": given.get("prompt_cache_key"),
-        "reasoning": reasoning,
-        "safety_identifier": given.get("safety_identifier"),
-        "service_tier": "default" if tier in (None, "auto") else tier,
-        "store": False,
-        "background": False,
-        "temperature": knobs.get("temperature", 1.0),
-        "text": text,
-        "tool_choice": choice,
-        "tools": [echo_tool(tool) for tool in wire.tools or ()],
-        "top_logprobs": wire.top_logprobs or 0,
-        "top_p": knobs.get("top_p", 1.0),
-        "presence_penalty": knobs.get("presence_penalty", 0.0),
-        "frequency_penalty": knobs.get("frequency_penalty", 0.0),
-        "truncation": given.get("truncation", "disabled"),
-        "user": given.get("user"),
-    }
+        echo["tool_choice"] = {"mode": "auto", **choice}
+    if echo["service_tier"] == "auto":
+        echo["service_tier"] = "default"
+    return echo
+
+
+def _echo_text(text: dict[str, JSON]) -> dict[str, JSON]:
+    given = {name: value for name, value in text.items() if value is not None}
+    given["format"] = _echo_format(given.get("format") or {"type": "text"})
+    return given
 
 
 def _echo_format(text_format: dict[str, JSON]) -> dict[str, JSON]:

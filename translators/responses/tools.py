@@ -37,22 +37,10 @@ def read_tools(
 
 
 def _read_tool(body: JSON, path: str, namespace: str | None) -> list[Tool]:
+    if isinstance(body, dict) and body.get("type") == "function":
+        return [_read_function(body, path, namespace)]
     kind = open_as(schema.Tool, body, path).type
     match kind:
-        case "function":
-            if isinstance(body.get("function"), dict):
-                body = {**body["function"], "type": "function"}
-            wire = open_as(schema.FunctionTool, body, path)
-            return [
-                FunctionTool(
-                    wire.name,
-                    wire.description,
-                    wire.parameters,
-                    wire.strict,
-                    namespace,
-                    extra_of(body, _FUNCTION_MEMBERS),
-                )
-            ]
         case "custom":
             custom = open_as(schema.CustomTool, body, path)
             extra = extra_of(body, _CUSTOM_MEMBERS)
@@ -66,6 +54,20 @@ def _read_tool(body: JSON, path: str, namespace: str | None) -> list[Tool]:
     if kind in BY_TOOL:
         return [read_builtin(BY_TOOL[kind], body)]
     return [HostedTool(kind, body, path)]
+
+
+def _read_function(body: dict[str, JSON], path: str, namespace: str | None) -> FunctionTool:
+    if isinstance(body.get("function"), dict):
+        body = {**body["function"], "type": "function"}
+    wire = open_as(schema.FunctionTool, body, path)
+    return FunctionTool(
+        wire.name,
+        wire.description,
+        wire.parameters,
+        wire.strict,
+        namespace,
+        extra_of(body, _FUNCTION_MEMBERS),
+    )
 
 
 def read_tool_choice(choice: JSON) -> ToolChoice | None:
@@ -118,20 +120,18 @@ def write_tools(request: Request) -> dict[str, JSON]:
 
 
 def _write_tool(tool: Tool) -> JSON:
-    match tool:
-        case FunctionTool():
-            body: dict[str, JSON] = {"type": "function", "name": tool.name}
-            if tool.description is not None:
-                body["description"] = tool.description
-            body["parameters"] = tool.parameters or {"type": "object", "properties": {}}
-            body["strict"] = bool(tool.strict)
-            return {**tool.extra, **body}
-        case CustomTool():
-            members = {"description": tool.description, "format": tool.format}
-            given = {name: value for name, value in members.items() if value is not None}
-            return {**tool.extra, "type": "custom", "name": tool.name, **given}
-        case HostedTool(body=hosted):
-            return hosted
+    if type(tool) is FunctionTool:
+        body: dict[str, JSON] = {"type": "function", "name": tool.name}
+        if tool.description is not None:
+            body["description"] = tool.description
+        body["parameters"] = tool.parameters or {"type": "object", "properties": {}}
+        body["strict"] = bool(tool.strict)
+        return {**tool.extra, **body}
+    if type(tool) is CustomTool:
+        members = {"description": tool.description, "format": tool.format}
+        given = {name: value for name, value in members.items() if value is not None}
+        return {**tool.extra, "type": "custom", "name": tool.name, **given}
+    return tool.body
 
 
 def _write_tool_choice(choice: ToolChoice) -> JSON:
