@@ -197,7 +197,7 @@ def open_as(
 
 def extra_of(value: Mapping[str, JSON], known: frozenset[str]) -> dict[str, JSON]:
     """Members that ``known`` does not name and that are not ``null``."""
-    if value.keys() <= known:
+    if known.issuperset(value):
         return {}
     return {name: v for name, v in value.items() if name not in known and v is not None}
 

@@ -7,6 +7,7 @@ from translators.canonical import (
     ROLES,
     Item,
     Message,
+    Part,
     Reasoning,
     Refusal,
     Request,
@@ -90,54 +91,61 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
 def _read_messages(messages: list[JSON]) -> list[Item]:
     items: list[Item] = []
     kinds: dict[str, ToolKind] = {}
-    for i, message in enumerate(messages):
-        read = _read_message(message, f"messages[{i}]", items, kinds)
-        kinds |= {item.call_id: item.kind for item in read if type(item) is ToolCall}
-        items += read
+    for i, body in enumerate(messages):
+        path = f"messages[{i}]"
+        message = open_as(schema.Message, body, path)
+        parts = read_content(message.content, f"{path}.content")
+        extra = extra_of(body, _MESSAGE_MEMBERS)
+        match message.role:
+            case "assistant":
+                turn = _read_turn(message, parts, extra, path, len(items))
+                kinds.update([(x.call_id, x.kind) for x in turn if type(x) is ToolCall])
+                items += turn
+            case "tool":
+                call_id = _required_call_id(message, path)
+                kind = kinds.get(call_id) or ToolKind.FUNCTION
+                items.append(ToolResult(call_id, parts, kind, extra=extra))
+            case "system" | "developer" | "user" as role:
+                items.append(Message(ROLES[role], parts, name=message.name, extra=extra))
+            case "function":
+                items.append(ToolResult(_last_call_id(items), parts, extra=extra))
+            case other:
+                param = f"{path}.role"
+                raise MalformedRequest(
+                    f"Invalid '{param}': expected system, developer, user, assistant or tool, "
+                    f"not {other!r}.",
+                    param=param,
+                )
     return items
 
 
-def _read_message(
-    body: JSON, path: str, before: list[Item], kinds: dict[str, ToolKind]
+def _read_turn(
+    message: schema.Message, parts: list[Part], extra: dict[str, JSON], path: str, place: int
 ) -> list[Item]:
-    """The items of a message, after others with calls of these kinds."""
-    message = open_as(schema.Message, body, path)
-    parts = read_content(message.content, f"{path}.content")
-    extra = extra_of(body, _MESSAGE_MEMBERS)
-    match message.role:
-        case "system" | "developer" | "user" as role:
-            return [Message(ROLES[role], parts, name=message.name, extra=extra)]
-        case "assistant":
-            if message.refusal is not None:
-                parts.append(Refusal(message.refusal))
-            if message.audio is not None:
-                raise UnsupportedFeature(
-                    "Earlier audio answers cannot be translated.", param=f"{path}.audio"
-                )
-            items = read_assistant(message, path)
-            for place, item in enumerate(items, len(before)):
-                if type(item) is ToolCall and not item.call_id:
-                    item.call_id = f"call_{place}"
-            if items:  # many clients send "" with their calls
-                parts = [part for part in parts if part != _SILENCE]
-            if parts or not items:
-                said = Message(Role.ASSISTANT, parts, name=message.name, extra=extra)
-                items.insert(1 if items and type(items[0]) is Reasoning else 0, said)
-            return items
-        case "tool":
-            if message.tool_call_id is None:
-                param = f"{path}.tool_call_id"
-                raise MalformedRequest(f"Missing required parameter: '{param}'.", param=param)
-            kind = kinds.get(message.tool_call_id) or ToolKind.FUNCTION
-            return [ToolResult(message.tool_call_id, parts, kind, extra=extra)]
-        case "function":
-            return [ToolResult(_last_call_id(before), parts, extra=extra)]
-    param = f"{path}.role"
-    raise MalformedRequest(
-        f"Invalid '{param}': expected system, developer, user, assistant or tool, "
-        f"not {message.role!r}.",
-        param=param,
-    )
+    """The items of an assistant message, of which the first has this place among all."""
+    if message.refusal is not None:
+        parts.append(Refusal(message.refusal))
+    if message.audio is not None:
+        raise UnsupportedFeature(
+            "Earlier audio answers cannot be translated.", param=f"{path}.audio"
+        )
+    items = read_assistant(message, path)
+    for i, item in enumerate(items, place):
+        if type(item) is ToolCall and not item.call_id:
+            item.call_id = f"call_{i}"
+    if items:  # many clients send "" with their calls
+        parts = [part for part in parts if part != _SILENCE]
+    if parts or not items:
+        said = Message(Role.ASSISTANT, parts, name=message.name, extra=extra)
+        items.insert(1 if items and type(items[0]) is Reasoning else 0, said)
+    return items
+
+
+def _required_call_id(message: schema.Message, path: str) -> str:
+    if message.tool_call_id is None:
+        param = f"{path}.tool_call_id"
+        raise MalformedRequest(f"Missing required parameter: '{param}'.", param=param)
+    return message.tool_call_id
 
 
 def read_assistant(

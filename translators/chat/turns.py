@@ -71,7 +71,8 @@ class _Turns:
             self.end_turn()
             self._add_result(item)
             return
-        self.end_results()
+        if self._media:
+            self.end_results()
         if type(item) is Message and item.role is not Role.ASSISTANT:
             self.end_turn()
             self._add_message(item)
@@ -132,12 +133,10 @@ class _Turns:
     def end_turn(self) -> None:
         """Write the assistant turn under way, if there is one."""
         reasoning, said, calls = self._reasoning, self._said, self._calls
-        token_ids = self._token_ids
-        if not (reasoning or said or calls or token_ids):
+        token_ids, self._token_ids = self._token_ids, {}
+        if said is None and not calls and not reasoning:
             return
-        self._reasoning, self._said, self._calls, self._token_ids = [], None, [], {}
-        if not (reasoning or said or calls):
-            return
+        self._reasoning, self._said, self._calls = [], None, []
         if said is None and not calls:
             self._attach_backward(reasoning, token_ids)
             return
@@ -195,17 +194,16 @@ class _Turns:
 
     def _add_result(self, result: ToolResult) -> None:
         parts = result.parts
-        if not self._ctx.profile.tool_images:
+        if Image in map(type, parts) and not self._ctx.profile.tool_images:
             media = [part for part in parts if type(part) is Image]
-            if media:
-                label = Text(f"Images in the result of tool call {result.call_id}:")
-                self._media += [label, *media]
-                parts = [part for part in parts if type(part) is not Image] or [
-                    Text("The result is the images in the next user message.")
-                ]
+            label = Text(f"Images in the result of tool call {result.call_id}:")
+            self._media += [label, *media]
+            parts = [part for part in parts if type(part) is not Image] or [
+                Text("The result is the images in the next user message.")
+            ]
         content = write_content(parts, self._ctx)
         message = {"role": "tool", "tool_call_id": result.call_id, "content": content}
-        self.messages.append({**result.extra, **message})
+        self.messages.append(result.extra | message)
 
     def end_results(self) -> None:
         """Write the user message with the media of the results so far, if there are any."""
@@ -218,4 +216,4 @@ class _Turns:
         message: dict[str, JSON] = {"role": ROLE_NAMES[item.role], "content": content}
         if item.name is not None:
             message["name"] = item.name
-        self.messages.append({**item.extra, **message})
+        self.messages.append(item.extra | message)

@@ -78,8 +78,8 @@ def _read_items(bodies: list[JSON], given: Input, ctx: Context) -> None:
             _read_rare(body, path, item, ctx)
         if type(item) is Opaque and is_readable(item.kind):
             item = tell(body, ctx)
-        if isinstance(body.get("id"), str):
-            by_id.setdefault(body["id"], item)
+        if (item_id := body.get("id")) is not None and isinstance(item_id, str):
+            by_id.setdefault(item_id, item)
         if type(item) is Opaque:
             _take_opaque(item, given, by_id, ctx, is_last=i == len(bodies) - 1)
             continue
