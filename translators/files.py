@@ -42,8 +42,13 @@ def inline_files(request: Request, ctx: Context) -> Request:
 
 
 def _files(items: Sequence[Item]) -> list[File]:
-    with_parts = [item for item in items if type(item) is Message or type(item) is ToolResult]
-    return [part for item in with_parts for part in item.parts if type(part) is File]
+    return [
+        part
+        for item in items
+        if type(item) is Message or type(item) is ToolResult
+        for part in item.parts
+        if type(part) is File
+    ]
 
 
 def _inline(item: Item) -> Item:

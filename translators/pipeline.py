@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from translators.arguments import mend_arguments
-from translators.canonical import Item, Message, Part, Request, Role, Text
+from translators.canonical import Message, Part, Request, Role, Text
 from translators.context import Context
 from translators.effort import map_effort
 from translators.files import inline_files
@@ -29,17 +29,27 @@ def run(steps: Sequence[Step], request: Request, ctx: Context) -> Request:
     return request
 
 
+def place_instructions(request: Request, ctx: Context) -> Request:
+    """Say instructions in the roles and places that the upstream's template admits.
+
+    Nearly always they are one system message ahead of all, and fit any template.
+    """
+    items = request.items
+    given = [i for i in items if type(i) is Message and i.role in _INSTRUCTING]
+    if not given or (len(given) == 1 and given[0].role is Role.SYSTEM and given[0] is items[0]):
+        return request
+    return merge_system(map_developer(request, ctx), ctx)
+
+
 def map_developer(request: Request, ctx: Context) -> Request:
     """Turn ``developer`` into ``system`` for upstreams that know no such role.
 
     Templates either refuse the role or, worse, leave its text out.
     """
-    if ctx.profile.developer_role or not _said_by(request.items, (Role.DEVELOPER,)):
+    if ctx.profile.developer_role:
         return request
     items = [
-        msgspec.structs.replace(item, role=Role.SYSTEM)
-        if type(item) is Message and item.role is Role.DEVELOPER
-        else item
+        msgspec.structs.replace(item, role=Role.SYSTEM) if _has_role(item, Role.DEVELOPER) else item
         for item in request.items
     ]
     return msgspec.structs.replace(request, items=items)
@@ -55,22 +65,15 @@ def merge_system(request: Request, ctx: Context) -> Request:
     if mode is SystemMessages.KEEP:
         return request
     items = request.items
-    system = _said_by(items, _INSTRUCTING)
+    ahead = len(items)
     if mode is SystemMessages.MERGE_LEADING:
-        system = [said for said, item in zip(system, items, strict=False) if said is item]
+        ahead = next((i for i, item in enumerate(items) if not _is_system(item)), len(items))
+    system = [item for item in items[:ahead] if isinstance(item, Message) and _is_system(item)]
     if not system or (len(system) == 1 and items[0] is system[0]):
         return request
-    if mode is SystemMessages.MERGE_LEADING:
-        rest = items[len(system) :]
-    else:
-        rest = [i for i in items if type(i) is not Message or i.role not in _INSTRUCTING]
+    rest = [item for i, item in enumerate(items) if i >= ahead or not _is_system(item)]
     merged = Message(system[0].role, _join(system), name=system[0].name)
     return msgspec.structs.replace(request, items=[merged, *rest])
-
-
-def _said_by(items: Sequence[Item], roles: Sequence[Role]) -> list[Message]:
-    """The messages of these roles."""
-    return [item for item in items if type(item) is Message and item.role in roles]
 
 
 def _join(messages: Sequence[Message]) -> list[Part]:
@@ -81,13 +84,20 @@ def _join(messages: Sequence[Message]) -> list[Part]:
     return parts
 
 
+def _has_role(item: object, role: Role) -> bool:
+    return isinstance(item, Message) and item.role is role
+
+
+def _is_system(item: object) -> bool:
+    return isinstance(item, Message) and item.role in _INSTRUCTING
+
+
 STEPS: tuple[Step, ...] = (
     unwrap_extra_body,
     modernise_guided,
     map_effort,
     inline_files,
-    map_developer,
-    merge_system,
+    place_instructions,
     pair_results,
     mend_arguments,
 )

@@ -31,7 +31,7 @@ from translators.wire import JSON, open_as
 
 _FOUND_TOOLS = BY_KIND[ToolKind.TOOL_SEARCH].output
 _ENCRYPTED = "encrypted_function_args"
-_RARE = TOKEN_MEMBERS | {_ENCRYPTED}
+_RARE = TOKEN_MEMBERS | {_ENCRYPTED, "tools"}
 
 
 class Input(msgspec.Struct):
@@ -75,24 +75,25 @@ def _read_items(bodies: list[JSON], given: Input, ctx: Context) -> None:
         path = f"input[{i}]"
         item = read_item(body, path)
         if not _RARE.isdisjoint(body):
-            _read_rare(body, path, item, ctx)
+            _read_rare(body, path, item, given, ctx)
         if type(item) is Opaque and is_readable(item.kind):
             item = tell(body, ctx)
-        if (item_id := body.get("id")) is not None and isinstance(item_id, str):
+        item_id = body.get("id")
+        if item_id is not None and isinstance(item_id, str):
             by_id.setdefault(item_id, item)
         if type(item) is Opaque:
             _take_opaque(item, given, by_id, ctx, is_last=i == len(bodies) - 1)
-            continue
-        if body.get("type") == _FOUND_TOOLS:
-            _add_tools(body, path, given)
-        given.items.append(item)
+        else:
+            given.items.append(item)
 
 
-def _read_rare(body: dict[str, JSON], path: str, item: Item, ctx: Context) -> None:
+def _read_rare(body: dict[str, JSON], path: str, item: Item, given: Input, ctx: Context) -> None:
     """Read members that hardly any item has."""
     carry(item, read_token_ids(body, path))
     if body.get(_ENCRYPTED):
         ctx.lose(path, "arguments that are encrypted are sent, but only their issuer reads them")
+    if body.get("type") == _FOUND_TOOLS:
+        _add_tools(body, path, given)
 
 
 def _take_opaque(
