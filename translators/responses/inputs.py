@@ -32,6 +32,7 @@ from translators.wire import JSON, open_as
 _FOUND_TOOLS = BY_KIND[ToolKind.TOOL_SEARCH].output
 _ENCRYPTED = "encrypted_function_args"
 _RARE = TOKEN_MEMBERS | {_ENCRYPTED, "tools"}
+"""Members that few items have, so that one look suffices for the others."""
 
 
 class Input(msgspec.Struct):
@@ -74,10 +75,13 @@ def _read_items(bodies: list[JSON], given: Input, ctx: Context) -> None:
     for i, body in enumerate(bodies):
         path = f"input[{i}]"
         item = read_item(body, path)
-        if not _RARE.isdisjoint(body):
-            _read_rare(body, path, item, given, ctx)
+        has_rare = not _RARE.isdisjoint(body)
+        if has_rare:
+            carry(item, read_token_ids(body, path))
         if type(item) is Opaque and is_readable(item.kind):
             item = tell(body, ctx)
+        if has_rare:
+            _read_rare(body, path, given, ctx)
         item_id = body.get("id")
         if item_id is not None and isinstance(item_id, str):
             by_id.setdefault(item_id, item)
@@ -87,9 +91,8 @@ def _read_items(bodies: list[JSON], given: Input, ctx: Context) -> None:
             given.items.append(item)
 
 
-def _read_rare(body: dict[str, JSON], path: str, item: Item, given: Input, ctx: Context) -> None:
-    """Read members that hardly any item has."""
-    carry(item, read_token_ids(body, path))
+def _read_rare(body: dict[str, JSON], path: str, given: Input, ctx: Context) -> None:
+    """Read what few items have besides token ids."""
     if body.get(_ENCRYPTED):
         ctx.lose(path, "arguments that are encrypted are sent, but only their issuer reads them")
     if body.get("type") == _FOUND_TOOLS:
