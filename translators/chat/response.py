@@ -359,7 +359,7 @@ def _write_message(output: Sequence[Item], ctx: Context) -> tuple[JSON, JSON]:
     return {**extra, **message}, both if logprobs else None
 
 
-def reasoning_members(text: str, ctx: Context) -> Mapping[str, str]:
+def reasoning_members(text: JSON, ctx: Context) -> Mapping[str, JSON]:
     """Reasoning under the member names that the operator chose for Chat callers."""
     match ctx.policy.chat_reasoning:
         case ChatReasoning.BOTH:
