@@ -45,6 +45,11 @@ class StreamWriter(Protocol):
         """A frame that means nothing but that the stream is alive."""
 
 
+def never_plain(body: bytes, ctx: Context) -> Response | None:
+    """No reply, for dialects in which none is read without being decoded first."""
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class UpstreamCodec:
     """One dialect, as it is spoken to an upstream.
@@ -54,6 +59,8 @@ class UpstreamCodec:
         path: Its path below the API root.
         write_request: Canonical request -> upstream's body.
         read_response: Upstream's reply -> canonical reply.
+        read_plain: JSON text of an upstream's reply -> canonical reply, or ``None`` if it has to
+            be decoded for ``read_response``.
         read_error: Status and body of an upstream's error -> canonical error.
         reader: Makes a reader for one stream.
     """
@@ -64,6 +71,7 @@ class UpstreamCodec:
     read_response: Callable[[dict[str, JSON], Context], Response]
     read_error: Callable[[int, bytes], ErrorInfo]
     reader: Callable[[Context], StreamReader]
+    read_plain: Callable[[bytes, Context], Response | None] = never_plain
 
 
 @dataclass(frozen=True, kw_only=True)

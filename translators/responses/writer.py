@@ -5,6 +5,8 @@ Spec: Responses, "Streaming events"; Open Responses 2026-04-24, "Streaming".
 
 from collections.abc import Callable
 
+import msgspec
+
 from translators.canonical import (
     Message,
     Opaque,
@@ -135,7 +137,7 @@ class ResponsesWriter(StreamWriter):
         self._skeleton = write_skeleton(
             self._ctx.new_id("resp"), event.created, event.model, self._request, self._ctx
         )
-        members = {"response": self._skeleton}
+        members = {"response": msgspec.Raw(encode(self._skeleton))}  # repeats the caller's tools
         return self._frame("response.created", members) + self._frame(
             "response.in_progress", members
         )
