@@ -1,4 +1,4 @@
-"""Runs of deltas: what is one, and that it says what the same frames say one by one."""
+"""Plain replies and runs of deltas, read and written at once, say what they say in full."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -6,12 +6,17 @@ from typing import Any
 
 import pytest
 
+from proxy import corpus
+from tests import cases
 from tests.translators.streams import context
-from translators.canonical import Message, Reasoning, Request, Role, ToolCall, ToolKind
+from translators import CODECS
+from translators.canonical import Message, Reasoning, Request, Response, Role, ToolCall, ToolKind
 from translators.chat.reader import ChatReader
 from translators.chat.writer import ChatWriter
 from translators.codec import StreamReader, StreamWriter
 from translators.context import Context
+from translators.dialect import Dialect
+from translators.errors import TranslationError, UpstreamProtocolError
 from translators.events import (
     ArgumentsDelta,
     DeltaRun,
@@ -28,7 +33,8 @@ from translators.profiles import ChatReasoning, Policy, ReasoningAs, ThinkTags
 from translators.responses.reader import ResponsesReader
 from translators.responses.writer import ResponsesWriter
 from translators.sse import Frame
-from translators.wire import JSON, encode
+from translators.translation import Translation
+from translators.wire import JSON, decode_object, encode
 
 CHOICE: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": None}
 CHUNK: dict[str, Any] = {
@@ -313,3 +319,82 @@ def test_a_run_is_written_like_its_deltas(
     written = [writer.feed(deepcopy(event)) for event in [START, *before]]
     written += [writer.write_run(run), writer.feed(last)]
     assert b"".join(expected) == b"".join(written)
+
+
+# --- whole replies ---------------------------------------------------------------------------
+
+REPLIES = [
+    pytest.param(case, id=case.id) for case in cases.CASES if (case.folder / corpus.REPLY).exists()
+]
+MESSAGE_BODY: dict[str, Any] = {"role": "assistant", "content": "a", "refusal": None}
+REPLY: dict[str, Any] = {
+    **CHUNK,
+    "choices": [{**CHOICE, "message": MESSAGE_BODY, "finish_reason": "stop"}],
+}
+
+
+def reply(message: JSON, **choice: Any) -> dict[str, Any]:
+    return {**REPLY, "choices": [{**REPLY["choices"][0], "message": message, **choice}]}
+
+
+@pytest.mark.parametrize("case", REPLIES)
+def test_a_reply_from_its_text(case: corpus.Case) -> None:
+    """It is the one that it is from its members, or as wrong."""
+
+    def outcome(read: Callable[[Translation], Response]) -> Response | TranslationError:
+        try:
+            return read(case.begin())
+        except TranslationError as error:
+            return error
+
+    text = case.read(corpus.REPLY)
+    found = outcome(lambda translation: translation.read(text))
+    expected = outcome(
+        lambda translation: translation.upstream.read_response(
+            decode_object(text, UpstreamProtocolError), translation.ctx
+        )
+    )
+    if isinstance(expected, TranslationError):
+        assert (type(found), str(found)) == (type(expected), str(expected))
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        REPLY,
+        {**REPLY, "usage": {"prompt_tokens": 1, "completion_tokens": 2, "vendor": 3}},
+        {**REPLY, "service_tier": None, "prompt_logprobs": None, "kv_transfer_params": None},
+        reply(MESSAGE_BODY, stop_reason=None, token_ids=None),
+        reply(MESSAGE_BODY, finish_reason="length", logprobs={"content": [{"token": "a"}]}),
+        reply({**MESSAGE_BODY, "reasoning": "b", "annotations": [{"type": "x"}]}),
+        reply({"content": None, "tool_calls": [{**CALL, "type": "function"}]}),
+        reply({"content": [{"type": "text", "text": "a"}]}),
+    ],
+)
+def test_a_plain_reply(body: JSON) -> None:
+    found = CODECS[Dialect.CHAT].read_plain(encode(body), context("f"))
+    assert found is not None
+    assert found == CODECS[Dialect.CHAT].read_response(body, context("f"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {**REPLY, "system_fingerprint": "fp"},
+        {**REPLY, "prompt_token_ids": [1]},
+        {**REPLY, "error": {"message": "No."}},
+        {**REPLY, "choices": REPLY["choices"] * 2},
+        {**REPLY, "choices": []},
+        {"error": {"message": "No."}},
+        {"detail": "No."},
+        reply(MESSAGE_BODY, stop_reason=2),
+        reply({**MESSAGE_BODY, "generation_token_ids": [1]}),
+        reply({**MESSAGE_BODY, "vendor": 0}),
+        reply(None),
+        [],
+    ],
+)
+def test_any_other_reply_is_read_in_full(body: JSON) -> None:
+    assert CODECS[Dialect.CHAT].read_plain(encode(body), context("f")) is None

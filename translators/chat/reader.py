@@ -24,10 +24,10 @@ from translators.chat.response import (
     PARAMS,
     flat_annotation,
     read_stop,
-    read_usage,
     think_tags,
     was_cut,
 )
+from translators.chat.usage import read_usage
 from translators.codec import StreamReader
 from translators.context import Context
 from translators.envelope import error_of, is_error

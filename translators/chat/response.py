@@ -28,6 +28,7 @@ from translators.chat.content import part_thoughts, read_content
 from translators.chat.freeform import unwrap
 from translators.chat.grammars import text_as_call
 from translators.chat.request import read_assistant
+from translators.chat.usage import read_usage, usage_of, write_usage
 from translators.context import Context
 from translators.envelope import error_of, is_error
 from translators.errors import UpstreamProtocolError
@@ -40,8 +41,6 @@ from translators.wire import JSON, UNREADABLE, extra_of, is_json, known_members,
 _REPLY_MEMBERS = known_members(schema.ChatCompletion)
 _CHOICE_MEMBERS = known_members(schema.Choice)
 _MESSAGE_MEMBERS = known_members(schema.Message) | TOKEN_MEMBERS
-_NO_PROMPT_DETAILS = schema.PromptDetails()
-_NO_COMPLETION_DETAILS = schema.CompletionDetails()
 _NO_LOGPROBS = schema.Logprobs()
 _decode_plain = msgspec.json.Decoder(schema.PlainCompletion).decode
 _VENDOR_CHOICE_MEMBERS = frozenset({"stop_reason", "token_ids", "routed_experts"})
@@ -114,7 +113,7 @@ def read_plain(body: bytes, ctx: Context) -> Response | None:
     except UNREADABLE:
         return None
     choice = wire.choices[0]
-    usage = None if wire.usage is None else _usage(wire.usage)
+    usage = None if wire.usage is None else usage_of(wire.usage)
     return _response(wire, choice, choice.message, {}, usage, ctx)
 
 
@@ -256,51 +255,6 @@ def nested_annotation(annotation: JSON) -> JSON:
         case {"type": "url_citation", **rest} if "url_citation" not in rest:
             return {"type": "url_citation", "url_citation": rest}
     return annotation
-
-
-def read_usage(usage: JSON) -> Usage | None:
-    """Token counts of a reply, ``None`` if it has none.
-
-    ``prompt_tokens_details.cached_tokens`` is part of ``prompt_tokens``, so it is copied, not
-    subtracted.
-
-    Raises:
-        UpstreamProtocolError: A count is not a number.
-    """
-    if usage is None:
-        return None
-    return _usage(open_as(schema.Usage, usage, "usage", UpstreamProtocolError))
-
-
-def _usage(wire: schema.Usage) -> Usage:
-    prompt = wire.prompt_tokens_details or _NO_PROMPT_DETAILS
-    completion = wire.completion_tokens_details or _NO_COMPLETION_DETAILS
-    written = prompt.cache_write_tokens
-    given, made = wire.prompt_tokens or 0, wire.completion_tokens or 0
-    return Usage(
-        input=given,
-        output=made,
-        total=given + made if wire.total_tokens is None else wire.total_tokens,
-        cached=prompt.cached_tokens,
-        cache_write=prompt.created_cache_tokens if written is None else written,
-        reasoning=completion.reasoning_tokens,
-    )
-
-
-def write_usage(usage: Usage) -> dict[str, JSON]:
-    """``usage``; details that nobody counted are left out."""
-    body: dict[str, JSON] = {
-        "prompt_tokens": usage.input,
-        "completion_tokens": usage.output,
-        "total_tokens": usage.total,
-    }
-    prompt = {"cached_tokens": usage.cached, "cache_write_tokens": usage.cache_write}
-    prompt = {name: count for name, count in prompt.items() if count is not None}
-    if prompt:
-        body["prompt_tokens_details"] = prompt
-    if usage.reasoning is not None:
-        body["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
-    return body
 
 
 def write_response(response: Response, request: Request, ctx: Context) -> dict[str, JSON]:

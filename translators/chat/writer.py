@@ -20,8 +20,8 @@ from translators.chat.response import (
     reasoning_members,
     split_extra,
     write_call,
-    write_usage,
 )
+from translators.chat.usage import write_usage
 from translators.codec import StreamWriter
 from translators.context import Context
 from translators.envelope import write_error
