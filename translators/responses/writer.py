@@ -4,6 +4,7 @@ Spec: Responses, "Streaming events"; Open Responses 2026-04-24, "Streaming".
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -14,7 +15,6 @@ from translators.canonical import (
     Refusal,
     Request,
     Status,
-    StopReason,
     Text,
     ToolCall,
     ToolKind,
@@ -22,7 +22,6 @@ from translators.canonical import (
 from translators.codec import StreamWriter
 from translators.context import Context
 from translators.envelope import write_error
-from translators.errors import ErrorInfo
 from translators.events import (
     AlternativeEvent,
     AnnotationAdded,
@@ -31,6 +30,7 @@ from translators.events import (
     DeltaRun,
     Event,
     ItemEnd,
+    ItemEvent,
     ItemStart,
     PartEnd,
     ReasoningDelta,
@@ -69,39 +69,10 @@ class ResponsesWriter(StreamWriter):
         as_ = ctx.policy.reasoning_as
         self._raw_as_summary = as_ is not ReasoningAs.CONTENT
         self._raw_as_content = as_ is not ReasoningAs.SUMMARY
-        self._handlers: dict[type[Event], Callable[..., bytes]] = {
-            ResponseStart: self._start,
-            ItemStart: self._start_item,
-            TextDelta: self._write_text,
-            RefusalDelta: self._write_refusal,
-            AnnotationAdded: self._write_annotation,
-            ReasoningDelta: self._write_reasoning,
-            ArgumentsDelta: self._write_arguments,
-            PartEnd: self._end_part,
-            ItemEnd: self._end_item,
-        }
 
     def feed(self, event: Event) -> bytes:
         """The frames of one event, possibly none."""
-        match event:
-            case TextDelta():  # the most frequent one first
-                pass
-            case ResponseStart():
-                return self._take(event)
-            case UsageUpdate():
-                self._assembler.feed(event)
-                return b""
-            case ResponseEnd():
-                self._assembler.feed(event)
-                return self._end(event.stop)
-            case ResponseFailed(error=error):
-                return self._fail(error)
-            case AlternativeEvent():
-                return b""  # no Responses caller can ask for several answers
-        ready = self._sequencer.feed(event)
-        if len(ready) == 1:
-            return self._take(ready[0])
-        return b"".join([self._take(e) for e in ready])
+        return _FEED[type(event)](self, event)
 
     def write_run(self, run: DeltaRun) -> bytes:
         """The frames of deltas that came at a time."""
@@ -111,9 +82,15 @@ class ResponsesWriter(StreamWriter):
         self._assembler.go_on(run)
         return self._write_deltas(opened, run.texts)
 
+    def _in_order(self, event: ItemEvent) -> bytes:
+        ready = self._sequencer.feed(event)
+        if len(ready) == 1:
+            return self._take(ready[0])
+        return b"".join([self._take(e) for e in ready])
+
     def _take(self, event: Event) -> bytes:
         self._assembler.feed(event)
-        return self._handlers[type(event)](event)
+        return _TAKE[type(event)](self, event)
 
     def _frame(self, kind: str, members: dict[str, JSON]) -> bytes:
         body = {"type": kind, "sequence_number": self._sequence_number, **members}
@@ -142,11 +119,24 @@ class ResponsesWriter(StreamWriter):
             "response.in_progress", members
         )
 
-    def _end(self, stop: StopReason) -> bytes:
+    def _begin(self, event: ResponseStart) -> bytes:
+        self._assembler.feed(event)
+        return self._start(event)
+
+    def _count(self, event: UsageUpdate) -> bytes:
+        self._assembler.feed(event)
+        return b""
+
+    def _pass_over(self, event: AlternativeEvent) -> bytes:
+        """No Responses caller can ask for several answers."""
+        return b""
+
+    def _end(self, event: ResponseEnd) -> bytes:
+        self._assembler.feed(event)
         final = write_final(self._skeleton, self._assembler.response, self._ctx)
         return self._frame(f"response.{final['status']}", {"response": final}) + DONE
 
-    def _fail(self, error: ErrorInfo) -> bytes:
+    def _fail(self, event: ResponseFailed) -> bytes:
         """Say what went wrong twice: some clients read ``error``, some ``response.failed``.
 
         What is open is closed as incomplete, but for a tool call: clients run a call when its
@@ -154,24 +144,19 @@ class ResponsesWriter(StreamWriter):
         """
         out = b""
         if self._assembler.state is State.IDLE:
-            out += self._start(self._begin())
+            out += self._begin(ResponseStart("", self._request.model, int(self._ctx.now())))
         opened = self._item
         if opened is not None and not isinstance(opened.item, ToolCall):
             out += self._take(ItemEnd(self._open_index, Status.INCOMPLETE))
-        self._assembler.feed(ResponseFailed(error))
+        self._assembler.feed(event)
         response = self._assembler.response
         if opened is not None and isinstance(opened.item, ToolCall):
             response.output.remove(opened.item)
-        nested = write_error(error, WRITE_PARAMS)["error"]
+        nested = write_error(event.error, WRITE_PARAMS)["error"]
         flat = {name: nested[name] for name in ("message", "code", "param")}
         out += self._frame("error", {"error": nested, **flat})
         final = write_final(self._skeleton, response, self._ctx)
         return out + self._frame("response.failed", {"response": final}) + DONE
-
-    def _begin(self) -> ResponseStart:
-        start = ResponseStart("", self._request.model, int(self._ctx.now()))
-        self._assembler.feed(start)
-        return start
 
     # --- items -----------------------------------------------------------------------------
 
@@ -335,3 +320,24 @@ class ResponsesWriter(StreamWriter):
             out += self._frame("response.reasoning_text.done", {**opened.at_part(), "text": text})
             out += self._frame("response.content_part.done", {**opened.at_part(), "part": part})
         return out
+
+
+_Handler = Callable[[ResponsesWriter, Any], bytes]
+_TAKE: dict[type[Event], _Handler] = {
+    ItemStart: ResponsesWriter._start_item,
+    TextDelta: ResponsesWriter._write_text,
+    RefusalDelta: ResponsesWriter._write_refusal,
+    AnnotationAdded: ResponsesWriter._write_annotation,
+    ReasoningDelta: ResponsesWriter._write_reasoning,
+    ArgumentsDelta: ResponsesWriter._write_arguments,
+    PartEnd: ResponsesWriter._end_part,
+    ItemEnd: ResponsesWriter._end_item,
+}
+_FEED: dict[type[Event], _Handler] = {
+    **dict.fromkeys(_TAKE, ResponsesWriter._in_order),
+    ResponseStart: ResponsesWriter._begin,
+    UsageUpdate: ResponsesWriter._count,
+    AlternativeEvent: ResponsesWriter._pass_over,
+    ResponseEnd: ResponsesWriter._end,
+    ResponseFailed: ResponsesWriter._fail,
+}
