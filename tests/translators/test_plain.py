@@ -398,3 +398,17 @@ def test_a_plain_reply(body: JSON) -> None:
 )
 def test_any_other_reply_is_read_in_full(body: JSON) -> None:
     assert CODECS[Dialect.CHAT].read_plain(encode(body), context("f")) is None
+
+
+def test_a_plain_reply_is_utf8_throughout() -> None:
+    body = encode({**REPLY, "usage": {"prompt_tokens": 1, "vendor": "x"}})
+    assert CODECS[Dialect.CHAT].read_plain(body, context()) is not None
+    assert CODECS[Dialect.CHAT].read_plain(body.replace(b"x", b"\xff"), context()) is None
+
+
+def test_a_delta_belongs_to_the_item_that_was_announced_last() -> None:
+    writer = ChatWriter(Request("m", []), context())
+    for event in (START, CALLS[0], ArgumentsDelta(0, "a"), CALLS[0]):
+        writer.feed(event)
+    run = DeltaRun(ArgumentsDelta, 0, ["b"])
+    assert b'"tool_calls":[{"index":1,' in writer.write_run(run)

@@ -109,7 +109,7 @@ def read_plain(body: bytes, ctx: Context) -> Response | None:
         UpstreamProtocolError: It ended for no reason that is known.
     """
     try:
-        wire = _decode_plain(body)
+        wire = _decode_plain(body.decode())  # members of calls are passed over as bytes
     except UNREADABLE:
         return None
     choice = wire.choices[0]

@@ -88,6 +88,7 @@ class ChatWriter(StreamWriter):
                 return self._chunk({"annotations": [nested_annotation(annotation)]})
             case ItemStart(index=index, item=item):
                 self._items[index] = item
+                self._deltas.clear()  # an upstream may have announced another item here before
                 if isinstance(item, ToolCall):
                     return self._start_call(index, item)
                 if isinstance(item, Reasoning) and self._has_reasoned:
