@@ -63,7 +63,7 @@ def count_whole(caller: str, upstream: str) -> int:
     def work() -> None:
         translation = _between(caller, upstream)
         encode(translation.request(decode_object(request)))
-        encode(translation.reply(decode_object(reply)))
+        encode(translation.write(translation.read(reply)))
 
     work()  # some things are made at their first use
     return count(work)

@@ -75,7 +75,7 @@ def decompress(body: bytes, content_encoding: str, limit_bytes: int) -> bytes:
     Raises:
         BodyError: An encoding is unknown, the body is damaged, or the result is too long.
     """
-    layers = _read_layers(content_encoding)
+    layers = _read_layers(content_encoding) if content_encoding else []
     if not layers and body.startswith(_ZSTD_MAGIC):
         layers = ["zstd"]
     for name in reversed(layers):

@@ -19,7 +19,7 @@ from translators import CODECS, UPSTREAM_CODECS
 from translators.canonical import Response
 from translators.context import counting_ids
 from translators.envelope import info_of
-from translators.errors import ErrorInfo, TranslationError, UpstreamProtocolError
+from translators.errors import ErrorInfo, TranslationError
 from translators.events import Event, ResponseFailed, fold
 from translators.profiles import PROFILES, Policy, Profile
 from translators.sse import SSEDecoder
@@ -293,8 +293,7 @@ def whole(case: Case, translation: Translation) -> Response:
     Raises:
         TranslationError: It cannot be read.
     """
-    body = decode_object(case.read(REPLY), UpstreamProtocolError)
-    return translation.upstream.read_response(body, translation.ctx)
+    return translation.read(case.read(REPLY))
 
 
 def read_events(case: Case, translation: Translation) -> list[Event]:

@@ -15,7 +15,6 @@ from translators.sse import SSEDecoder
 from translators.stream import StreamTranslator
 from translators.translation import Translation
 from translators.unfold import unfold
-from translators.wire import decode_object
 
 _REPLY_LIMIT_BYTES = 256 * 1024 * 1024
 _ERROR_LIMIT_BYTES = 1024 * 1024
@@ -39,8 +38,7 @@ async def read_response(reply: UpstreamReply, translation: Translation) -> Respo
     """
     body = await whole_of(reply)
     if not is_sse(reply):
-        document = decode_object(body, UpstreamProtocolError)
-        return translation.upstream.read_response(document, translation.ctx)
+        return translation.read(body)
     decoder = SSEDecoder()
     reader = translation.upstream.reader(translation.ctx)
     frames = decoder.feed(body) + decoder.finish()

@@ -1,6 +1,6 @@
 """What a dialect offers to the rest: its readers and writers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,13 +8,17 @@ from translators.canonical import Request, Response
 from translators.context import Context
 from translators.dialect import Dialect
 from translators.errors import ErrorInfo
-from translators.events import Event
+from translators.events import DeltaRun, Event
 from translators.sse import Frame
 from translators.wire import JSON
 
 
 class StreamReader(Protocol):
     """Reads an upstream's frames into events."""
+
+    def read_run(self, frames: Sequence[Frame]) -> DeltaRun | None:
+        """The deltas that these frames consist of, ``None`` if they have to be read one by one."""
+        return None
 
     def feed(self, frame: Frame) -> list[Event]:
         """Events of one frame.
@@ -33,8 +37,17 @@ class StreamWriter(Protocol):
     def feed(self, event: Event) -> bytes:
         """The frames of one event, possibly none."""
 
+    def write_run(self, run: DeltaRun) -> bytes:
+        """The frames of deltas that came at a time."""
+        return b"".join([self.feed(event) for event in run.events()])
+
     def heartbeat(self) -> bytes:
         """A frame that means nothing but that the stream is alive."""
+
+
+def never_plain(body: bytes, ctx: Context) -> Response | None:
+    """No reply, for dialects in which none is read without being decoded first."""
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +59,8 @@ class UpstreamCodec:
         path: Its path below the API root.
         write_request: Canonical request -> upstream's body.
         read_response: Upstream's reply -> canonical reply.
+        read_plain: JSON text of an upstream's reply -> canonical reply, or ``None`` if it has to
+            be decoded for ``read_response``.
         read_error: Status and body of an upstream's error -> canonical error.
         reader: Makes a reader for one stream.
     """
@@ -56,6 +71,7 @@ class UpstreamCodec:
     read_response: Callable[[dict[str, JSON], Context], Response]
     read_error: Callable[[int, bytes], ErrorInfo]
     reader: Callable[[Context], StreamReader]
+    read_plain: Callable[[bytes, Context], Response | None] = never_plain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,17 +3,25 @@
 Spec: WHATWG HTML, section 9.2.6 "Interpreting an event stream".
 """
 
-from typing import NamedTuple
+import re
+
+import msgspec
 
 from translators.errors import UpstreamProtocolError
+from translators.wire import JSON, encode
 
 _CR, _LF = 13, 10
 _BOM = b"\xef\xbb\xbf"
 DONE = b"data: [DONE]\n\n"
 """The frame that ends an OpenAI stream."""
+GAP = msgspec.Raw(b"\0")
+"""Stands for a value that differs from frame to frame; no JSON text has this byte."""
 
 
-class Frame(NamedTuple):
+_NAMED = re.compile(rb"event: ([^\n]*)\ndata: ([^\n]*)")
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One server-sent event: its ``event`` field, if any, and its joined ``data`` lines."""
 
     event: str | None
@@ -37,6 +45,7 @@ class SSEDecoder:
         self._event: str | None = None
         self._after_cr = False
         self._at_start = True
+        self._is_between = False  # two events, with nothing kept of either
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """Frames completed by this piece of the stream.
@@ -44,41 +53,27 @@ class SSEDecoder:
         Raises:
             UpstreamProtocolError: One event is larger than the limit.
         """
-        if self._after_cr and chunk:
-            self._after_cr = False
-            if chunk[0] == _LF:
-                chunk = chunk[1:]
-        if self._at_start and chunk:
-            chunk = self._strip_bom(chunk)
-        if b"\r" in chunk:
-            self._after_cr = chunk[-1] == _CR
-            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         frames: list[Frame] = []
-        if not self._tail and not self._data and self._event is None:
-            *blocks, chunk = chunk.split(b"\n\n")
-            for block in blocks:
-                # What nearly all frames are: no fields to sort and no state, saves 1 us of 2.
-                if block[:6] == b"data: " and b"\n" not in block:
-                    frames.append(Frame(None, block[6:]))
-                    continue
-                for line in block.split(b"\n"):
-                    self._line(line, frames)
-                self._line(b"", frames)
-        head, newline, rest = chunk.partition(b"\n")
-        if not newline:
-            self._keep(chunk)
-            return frames
-        if self._tail:
-            self._tail.append(head)
-            head = b"".join(self._tail)
-            self._tail.clear()
-            self._tail_bytes = 0
-        self._line(head, frames)
-        if rest:
-            *lines, last = rest.split(b"\n")
+        if not self._is_between or b"\r" in chunk:
+            chunk = self._go_on(chunk, frames)
+        *blocks, chunk = chunk.split(b"\n\n")
+        for block in blocks:
+            # What nearly all frames are: no fields to sort and no state, saves 1 us of 2.
+            if block.startswith(b"data: ") and b"\n" not in block:
+                frames.append(Frame(None, block[6:]))
+            elif named := _NAMED.fullmatch(block):
+                frames.append(Frame(named[1].decode("utf-8", "replace"), named[2]))
+            else:
+                self._block(block, frames)
+        if chunk or not self._is_between:
+            *lines, last = chunk.split(b"\n")
             for line in lines:
                 self._line(line, frames)
             self._keep(last)
+            self._is_between = (
+                not (self._after_cr or self._at_start or self._tail or self._data)
+                and self._event is None
+            )
         return frames
 
     def finish(self) -> list[Frame]:
@@ -89,6 +84,34 @@ class SSEDecoder:
             self._tail.clear()
         self._line(b"", frames)
         return frames
+
+    def _go_on(self, chunk: bytes, frames: list[Frame]) -> bytes:
+        """Normalize line ends and end the event that is under way; the rest has yet to be read."""
+        if self._after_cr and chunk:
+            self._after_cr = False
+            if chunk[0] == _LF:
+                chunk = chunk[1:]
+        if self._at_start and chunk:
+            chunk = self._strip_bom(chunk)
+        if b"\r" in chunk:
+            self._after_cr = chunk[-1] == _CR
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        self._is_between = False
+        head, newline, rest = chunk.partition(b"\n")
+        if self._tail and newline:
+            self._keep(head)
+            chunk = b"".join([*self._tail, newline, rest])
+            self._tail.clear()
+            self._tail_bytes = 0
+        if self._data or self._event is not None:
+            if chunk.startswith(b"\n"):
+                self._line(b"", frames)
+                return chunk[1:]
+            block, blank, rest = chunk.partition(b"\n\n")
+            if blank:
+                self._block(block, frames)
+                return rest
+        return chunk
 
     def _strip_bom(self, chunk: bytes) -> bytes:
         head = b"".join(self._tail) + chunk
@@ -104,6 +127,12 @@ class SSEDecoder:
             self._tail.append(piece)
             self._tail_bytes += len(piece)
             self._check_size()
+
+    def _block(self, block: bytes, frames: list[Frame]) -> None:
+        """Take lines before a blank one."""
+        for line in block.split(b"\n"):
+            self._line(line, frames)
+        self._line(b"", frames)
 
     def _line(self, line: bytes, frames: list[Frame]) -> None:
         if not line:
@@ -135,3 +164,8 @@ def encode_frame(event: str | None, data: bytes) -> bytes:
     if event is None:
         return b"data: " + data + b"\n\n"
     return b"event: " + event.encode() + b"\ndata: " + data + b"\n\n"
+
+
+def cut_frame(event: str | None, body: JSON) -> list[bytes]:
+    """One frame in the pieces around its gaps, for the many that differ in nothing else."""
+    return encode_frame(event, encode(body)).split(b"\0")

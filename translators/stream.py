@@ -36,6 +36,9 @@ class StreamTranslator:
             frames = self._decoder.feed(chunk)
         except TranslationError as error:
             return self.fail(info_of(error))
+        run = self._reader.read_run(frames)
+        if run is not None and not self.is_over:
+            return self._writer.write_run(run)
         return self._read(frames)
 
     def finish(self) -> bytes:

@@ -24,6 +24,11 @@ class ThinkSplitter:
         self._state = _State.INSIDE if is_open else _State.BEFORE
         self._pending = ""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all further text is the answer's."""
+        return self._state is _State.AFTER
+
     def feed(self, text: str) -> Iterator[tuple[bool, str]]:
         """Pieces that are certain, each with whether it is reasoning."""
         if self._state is _State.AFTER:

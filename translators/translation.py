@@ -19,11 +19,11 @@ from translators.canonical import Request, Response
 from translators.codec import Codec, UpstreamCodec
 from translators.context import Context, Seal
 from translators.dialect import Dialect
-from translators.errors import ErrorInfo, Loss
+from translators.errors import ErrorInfo, Loss, UpstreamProtocolError
 from translators.pipeline import STEPS, run
 from translators.profiles import PROFILES, Policy, Profile
 from translators.stream import StreamTranslator
-from translators.wire import JSON
+from translators.wire import JSON, decode_object
 
 
 def random_id(prefix: str) -> str:
@@ -114,6 +114,18 @@ class Translation:
             UpstreamProtocolError: The body breaks the upstream's schema.
         """
         return self.write(self.upstream.read_response(body, self.ctx))
+
+    def read(self, body: bytes) -> Response:
+        """The upstream's reply as a canonical one.
+
+        Raises:
+            UpstreamProtocolError: The body is not JSON, or breaks the upstream's schema.
+        """
+        plain = self.upstream.read_plain(body, self.ctx)
+        if plain is not None:
+            return plain
+        document = decode_object(body, UpstreamProtocolError)
+        return self.upstream.read_response(document, self.ctx)
 
     def write(self, response: Response) -> JSON:
         """The caller's reply, of a canonical one."""

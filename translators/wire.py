@@ -24,7 +24,8 @@ _convert = msgspec.convert
 _decode = msgspec.json.Decoder().decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encoder = msgspec.json.Encoder()
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for a text that is not JSON or does not fit a type."""
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 _JSON_NAMES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
@@ -69,7 +70,7 @@ def decode(body: bytes, fault: type[TranslationError] = MalformedRequest) -> JSO
     """
     try:
         return _decode(body)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return _decode_leniently(body, error, fault)
 
 
@@ -135,7 +136,7 @@ def peek(body: bytes) -> Peek:
     """
     try:
         head = _read_head(body)
-    except _UNREADABLE:
+    except UNREADABLE:
         value = decode_object(body)
         is_responses = "input" in value and "messages" not in value
         return Peek(value.get("model"), value.get("stream"), is_responses, value.get("metadata"))
@@ -154,7 +155,7 @@ def open_members(body: bytes) -> dict[str, JSON]:
     """
     try:
         return dict(_decode_members(body))
-    except _UNREADABLE:
+    except UNREADABLE:
         return decode_object(body)
 
 

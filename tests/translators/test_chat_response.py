@@ -21,11 +21,10 @@ from translators.chat.response import (
     nested_annotation,
     read_response,
     read_stop,
-    read_usage,
     write_response,
     write_stop,
-    write_usage,
 )
+from translators.chat.usage import read_usage, write_usage
 from translators.dialect import Dialect
 from translators.errors import ErrorInfo, UpstreamProtocolError
 from translators.profiles import ThinkTags

@@ -10,7 +10,7 @@ from proxy.corpus import Case
 from tests import cases
 from tests.oracle.streams import check_stream
 from translators.errors import TranslationError
-from translators.sse import SSEDecoder, encode_frame
+from translators.sse import Frame, SSEDecoder, encode_frame
 from translators.wire import JSON, decode, encode
 
 CASES = [pytest.param(c, id=c.id) for c in cases.CASES]
@@ -78,8 +78,11 @@ def test_stream(case: Case) -> None:
             body = misshape(decode(frames[i].data), rng)
         except TranslationError:
             continue
-        changed[i] = frames[i]._replace(data=encode(body))
+        changed[i] = Frame(frames[i].event, encode(body))
         stream = case.begin().stream()
-        out = stream.feed(b"".join(encode_frame(*frame) for frame in changed)) + stream.finish()
+        out = (
+            stream.feed(b"".join(encode_frame(frame.event, frame.data) for frame in changed))
+            + stream.finish()
+        )
         assert stream.is_over
         check_stream(case, out)

@@ -18,6 +18,7 @@ from translators.canonical import (
     ToolKind,
     Usage,
 )
+from translators.codec import StreamReader, StreamWriter
 from translators.dialect import Dialect
 from translators.errors import ErrorInfo, UpstreamProtocolError
 from translators.events import (
@@ -41,7 +42,7 @@ END = ResponseEnd(StopReason.STOP)
 USAGE = Usage(1, 2, 3)
 
 
-class ScriptedReader:
+class ScriptedReader(StreamReader):
     """Gives the events that its frames name; ``bad`` is a frame of a broken schema."""
 
     def __init__(self, last: list[Event] | None = None) -> None:
@@ -65,7 +66,7 @@ class ScriptedReader:
         return self.last
 
 
-class NamingWriter:
+class NamingWriter(StreamWriter):
     """Writes the names of events."""
 
     def feed(self, event: Event) -> bytes:

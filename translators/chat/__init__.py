@@ -8,7 +8,13 @@ from functools import partial
 
 from translators.chat.reader import make_reader
 from translators.chat.request import read_request, write_request
-from translators.chat.response import PARAMS, WRITE_PARAMS, read_response, write_response
+from translators.chat.response import (
+    PARAMS,
+    WRITE_PARAMS,
+    read_plain,
+    read_response,
+    write_response,
+)
 from translators.chat.writer import ChatWriter
 from translators.codec import Codec
 from translators.dialect import Dialect
@@ -21,6 +27,7 @@ CODEC = Codec(
     read_request=read_request,
     write_request=write_request,
     read_response=read_response,
+    read_plain=read_plain,
     write_response=write_response,
     read_error=partial(read_error, params=PARAMS),
     write_error=partial(write_error, params=WRITE_PARAMS),

@@ -1,5 +1,7 @@
 """Tool calls of a Chat stream: fragments in, calls out, whatever servers do to indexes and ids."""
 
+from collections.abc import Sequence
+
 from translators.canonical import ToolCall, ToolKind
 from translators.chat.freeform import InputDecoder
 from translators.chat.response import restore_name
@@ -98,6 +100,17 @@ class CallReader:
             call.pieces.append(text)
             events += call.delta(text)
         return events
+
+    def plain_call(self, item_index: int) -> int | None:
+        """The upstream's index of a call whose arguments go on as they come, if it has one."""
+        for index, call in self._by_index.items():
+            if call.item_index == item_index and call.decoder is None and not call.is_closed:
+                return index
+        return None
+
+    def go_on(self, index: int, texts: Sequence[str]) -> None:
+        """Take more arguments of a plain call."""
+        self._by_index[index].pieces += texts
 
     def finish(self, next_index: int) -> list[Event]:
         """Announce and complete what is left; the calls stay open.

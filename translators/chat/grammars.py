@@ -121,7 +121,7 @@ def _begin_call(text: str, ctx: Context) -> ToolCall:
     return ToolCall(ctx.new_id("call"), tool.name, text, ToolKind.CUSTOM, tool.namespace)
 
 
-class BoundReader:
+class BoundReader(StreamReader):
     """Reads a stream whose text is the input of the bound tool: its messages become calls."""
 
     def __init__(self, reader: StreamReader, ctx: Context) -> None:

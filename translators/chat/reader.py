@@ -3,7 +3,8 @@
 Spec: Chat Completions, "The chat completion chunk object".
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from translators.canonical import (
     Item,
@@ -18,21 +19,23 @@ from translators.chat import schema
 from translators.chat.calls import CallReader
 from translators.chat.content import part_thoughts
 from translators.chat.grammars import BoundReader
-from translators.chat.plain import CHOICE_MEMBERS, CHUNK_MEMBERS, DELTA_MEMBERS, PlainChunks
+from translators.chat.plain import DECODE, PlainChunk
 from translators.chat.response import (
     PARAMS,
     flat_annotation,
     read_stop,
-    read_usage,
     think_tags,
     was_cut,
 )
+from translators.chat.usage import read_usage
 from translators.codec import StreamReader
 from translators.context import Context
 from translators.envelope import error_of, is_error
 from translators.errors import ErrorInfo, UpstreamProtocolError
 from translators.events import (
     AnnotationAdded,
+    ArgumentsDelta,
+    DeltaRun,
     Event,
     ItemEnd,
     ItemStart,
@@ -41,6 +44,7 @@ from translators.events import (
     ResponseEnd,
     ResponseFailed,
     ResponseStart,
+    RunKind,
     TextDelta,
     UsageUpdate,
 )
@@ -48,10 +52,26 @@ from translators.profiles import ThinkTags
 from translators.sse import Frame
 from translators.think import ThinkSplitter
 from translators.token_ids import read_token_ids
-from translators.wire import JSON, decode, extra_of, open_as
+from translators.wire import JSON, UNREADABLE, decode, extra_of, known_members, open_as
 
+_CHUNK_MEMBERS = known_members(schema.ChatCompletion) | {"obfuscation"}
+_CHOICE_MEMBERS = frozenset({"index", "delta", "finish_reason", "logprobs"})
+_DELTA_MEMBERS = known_members(schema.Message)
 _AFTER_TEXT = ("refusal", "annotations", "tool_calls", "function_call")
 """Members of a delta before which the text so far is whole."""
+
+
+_ATTEMPTS = 16
+"""So many chunks in a row may not be plain before a stream is taken for one without such."""
+
+
+class _Run(NamedTuple):
+    """What the next chunks may bring more of."""
+
+    kind: RunKind
+    item_index: int
+    call: int | None
+    decode: Callable[[bytes], PlainChunk[Any]]
 
 
 def make_reader(ctx: Context) -> StreamReader:
@@ -60,7 +80,7 @@ def make_reader(ctx: Context) -> StreamReader:
     return reader if ctx.bound_tool is None else BoundReader(reader, ctx)
 
 
-class ChatReader:
+class ChatReader(StreamReader):
     """Reads the upstream's chunks into events; only choice 0 is read."""
 
     def __init__(self, ctx: Context) -> None:
@@ -69,7 +89,8 @@ class ChatReader:
         self._calls = CallReader(ctx)
         self._is_started = False
         self._is_over = False
-        self._plain = PlainChunks()
+        self._run: _Run | None = None
+        self._attempts = _ATTEMPTS
         self._next = 0
         self._open: tuple[int, type[Item]] | None = None
         self._blank = ""
@@ -83,24 +104,40 @@ class ChatReader:
         self._extra: dict[str, JSON] = {}
         self._token_ids: dict[str, JSON] = {}
 
+    def read_run(self, frames: Sequence[Frame]) -> DeltaRun | None:
+        """The deltas of frames that bring more of what the last event brought."""
+        run = self._run
+        if run is None:
+            return None
+        texts = []
+        try:
+            for frame in frames:
+                delta = run.decode(frame.data).choices[0].delta
+                text = delta.text
+                if not text or delta.call != run.call or frame.event is not None:
+                    return None
+                texts.append(text)
+        except UNREADABLE:
+            self._attempts -= 1
+            return None
+        self._attempts = _ATTEMPTS
+        if run.call is not None:
+            self._calls.go_on(run.call, texts)
+        return DeltaRun(run.kind, run.item_index, texts)
+
     def feed(self, frame: Frame) -> list[Event]:
         """Events of one frame; none after the end.
 
         Raises:
             UpstreamProtocolError: The frame is not a chunk.
         """
+        self._run = None
         if self._is_over:
             return []
         if frame.data == b"[DONE]":
             if not self._is_started:
                 raise UpstreamProtocolError("The upstream's stream ended before it began.")
             return self._end()
-        text = self._plain.text_of(frame)
-        if text is not None:
-            events: list[Event] = []
-            if text:
-                self._read_content(text, events)
-            return events
         chunk = decode(frame.data, UpstreamProtocolError)
         if is_error(chunk, "choices") or frame.event == "error":
             self._is_over = True
@@ -108,9 +145,10 @@ class ChatReader:
         if not isinstance(chunk, dict):
             raise UpstreamProtocolError("A frame of the upstream's stream is not an object.")
         open_as(schema.Chunk, chunk, "", UpstreamProtocolError)
-        if self._is_started:
-            self._plain.learn(frame, chunk)
-        return self.read(chunk)
+        events = self.read(chunk)
+        if events:
+            self._run = self._begin_run(events[-1])
+        return events
 
     def finish(self) -> list[Event]:
         """Events of the end of the stream.
@@ -145,11 +183,25 @@ class ChatReader:
         usage = chunk.get("usage")
         if usage is not None:
             self._usage = read_usage(usage)
-        self._keep(extra_of(chunk, CHUNK_MEMBERS))
+        self._keep(extra_of(chunk, _CHUNK_MEMBERS))
         for choice in chunk.get("choices") or ():
             if not choice.get("index"):
                 self._read_choice(choice, events)
         return events
+
+    def _begin_run(self, last: Event) -> _Run | None:
+        """What the next chunks may bring more of, where texts go on as they come."""
+        if not isinstance(last, TextDelta | ReasoningDelta | ArgumentsDelta) or self._logprobs:
+            return None
+        if not self._attempts or not (self._splitter is None or self._splitter.is_over):
+            return None
+        call = None
+        if isinstance(last, ArgumentsDelta):
+            call = self._calls.plain_call(last.index)
+            if call is None:
+                return None
+        kind = type(last)
+        return _Run(kind, last.index, call, DECODE[kind])
 
     def _read_choice(self, choice: dict[str, JSON], events: list[Event]) -> None:
         delta = choice.get("delta") or choice.get("message") or {}
@@ -183,8 +235,8 @@ class ChatReader:
         reason = choice.get("finish_reason")
         if isinstance(reason, str) and reason:
             self._finish_reason = reason
-        self._keep(extra_of(choice, CHOICE_MEMBERS))
-        if extra := extra_of(delta, DELTA_MEMBERS):
+        self._keep(extra_of(choice, _CHOICE_MEMBERS))
+        if extra := extra_of(delta, _DELTA_MEMBERS):
             self._token_ids |= read_token_ids(extra, "choices[0].delta", UpstreamProtocolError)
             self._keep({k: v for k, v in extra.items() if k not in self._token_ids})
 

@@ -28,6 +28,7 @@ from translators.chat.content import part_thoughts, read_content
 from translators.chat.freeform import unwrap
 from translators.chat.grammars import text_as_call
 from translators.chat.request import read_assistant
+from translators.chat.usage import read_usage, usage_of, write_usage
 from translators.context import Context
 from translators.envelope import error_of, is_error
 from translators.errors import UpstreamProtocolError
@@ -35,11 +36,13 @@ from translators.profiles import ChatReasoning, ThinkTags
 from translators.think import split
 from translators.token_ids import MEMBERS as TOKEN_MEMBERS
 from translators.token_ids import carried, carry, read_token_ids
-from translators.wire import JSON, extra_of, is_json, known_members, open_as
+from translators.wire import JSON, UNREADABLE, extra_of, is_json, known_members, open_as
 
 _REPLY_MEMBERS = known_members(schema.ChatCompletion)
 _CHOICE_MEMBERS = known_members(schema.Choice)
 _MESSAGE_MEMBERS = known_members(schema.Message) | TOKEN_MEMBERS
+_NO_LOGPROBS = schema.Logprobs()
+_decode_plain = msgspec.json.Decoder(schema.PlainCompletion).decode
 _VENDOR_CHOICE_MEMBERS = frozenset({"stop_reason", "token_ids", "routed_experts"})
 
 STOP_REASONS = {
@@ -87,16 +90,46 @@ def read_response(body: dict[str, JSON], ctx: Context) -> Response:
         raise fault("The upstream's reply has no choices.", param="choices")
     choice = open_as(schema.Choice, wire.choices[0], "choices[0]", fault)
     message = open_as(schema.Message, choice.message, "choices[0].message", fault)
-    usage = read_usage(wire.usage)
-    output = _read_output(message, choice, ctx)
-    if ctx.bound_tool is not None:
-        output = text_as_call(output, ctx)
-    carry(output[-1], read_token_ids(choice.message, "choices[0].message", fault))
-    extra = (
+    response = _response(wire, choice, message, choice.message, read_usage(wire.usage), ctx)
+    response.extra = (
         extra_of(body, _REPLY_MEMBERS)
         | extra_of(wire.choices[0], _CHOICE_MEMBERS)
         | extra_of(choice.message, _MESSAGE_MEMBERS)
     )
+    return response
+
+
+def read_plain(body: bytes, ctx: Context) -> Response | None:
+    """A reply without vendor members from its JSON text, ``None`` if it has to be read in full.
+
+    It is decoded into types that have no room for more, so that nothing is overlooked. Saves a
+    third of reading a reply of 1 KB.
+
+    Raises:
+        UpstreamProtocolError: It ended for no reason that is known.
+    """
+    try:
+        wire = _decode_plain(body.decode())  # members of calls are passed over as bytes
+    except UNREADABLE:
+        return None
+    choice = wire.choices[0]
+    usage = None if wire.usage is None else usage_of(wire.usage)
+    return _response(wire, choice, choice.message, {}, usage, ctx)
+
+
+def _response(
+    wire: schema.ChatCompletion | schema.PlainCompletion,
+    choice: schema.Choice | schema.PlainChoice,
+    message: schema.Message,
+    vendor: Mapping[str, JSON],
+    usage: Usage | None,
+    ctx: Context,
+) -> Response:
+    """A reply of which all is known but vendor members, of which the message's may be needed."""
+    output = _read_output(message, choice, ctx)
+    if ctx.bound_tool is not None:
+        output = text_as_call(output, ctx)
+    carry(output[-1], read_token_ids(vendor, "choices[0].message", UpstreamProtocolError))
     stop = read_stop(choice.finish_reason, output)
     if was_cut(stop, output, usage, ctx):
         stop = StopReason.LENGTH
@@ -111,7 +144,6 @@ def read_response(body: dict[str, JSON], ctx: Context) -> Response:
         stop=stop,
         raw_stop=choice.finish_reason,
         usage=usage,
-        extra=extra,
     )
 
 
@@ -124,7 +156,9 @@ def think_tags(ctx: Context) -> ThinkTags:
     return ctx.profile.think_tags if ctx.bound_tool is None else ThinkTags.OFF
 
 
-def _read_output(message: schema.Message, choice: schema.Choice, ctx: Context) -> list[Item]:
+def _read_output(
+    message: schema.Message, choice: schema.Choice | schema.PlainChoice, ctx: Context
+) -> list[Item]:
     fault = UpstreamProtocolError
     tags = think_tags(ctx)
     if tags is not ThinkTags.OFF and isinstance(message.content, str):
@@ -137,7 +171,7 @@ def _read_output(message: schema.Message, choice: schema.Choice, ctx: Context) -
         message = msgspec.structs.replace(message, content=content, reasoning=thought)
     items = read_assistant(message, "choices[0].message", fault)
     parts = read_content(message.content, "choices[0].message.content", fault)
-    logprobs = choice.logprobs or schema.Logprobs()
+    logprobs = choice.logprobs or _NO_LOGPROBS
     has_calls = any(isinstance(item, ToolCall) for item in items)
     text = "".join(part.text for part in parts if isinstance(part, Text))
     if not text or (has_calls and not text.strip() and not ctx.token_ids):
@@ -221,48 +255,6 @@ def nested_annotation(annotation: JSON) -> JSON:
         case {"type": "url_citation", **rest} if "url_citation" not in rest:
             return {"type": "url_citation", "url_citation": rest}
     return annotation
-
-
-def read_usage(usage: JSON) -> Usage | None:
-    """Token counts of a reply, ``None`` if it has none.
-
-    ``prompt_tokens_details.cached_tokens`` is part of ``prompt_tokens``, so it is copied, not
-    subtracted.
-
-    Raises:
-        UpstreamProtocolError: A count is not a number.
-    """
-    if usage is None:
-        return None
-    wire = open_as(schema.Usage, usage, "usage", UpstreamProtocolError)
-    prompt = wire.prompt_tokens_details or schema.PromptDetails()
-    completion = wire.completion_tokens_details or schema.CompletionDetails()
-    written = prompt.cache_write_tokens
-    given, made = wire.prompt_tokens or 0, wire.completion_tokens or 0
-    return Usage(
-        input=given,
-        output=made,
-        total=given + made if wire.total_tokens is None else wire.total_tokens,
-        cached=prompt.cached_tokens,
-        cache_write=prompt.created_cache_tokens if written is None else written,
-        reasoning=completion.reasoning_tokens,
-    )
-
-
-def write_usage(usage: Usage) -> dict[str, JSON]:
-    """``usage``; details that nobody counted are left out."""
-    body: dict[str, JSON] = {
-        "prompt_tokens": usage.input,
-        "completion_tokens": usage.output,
-        "total_tokens": usage.total,
-    }
-    prompt = {"cached_tokens": usage.cached, "cache_write_tokens": usage.cache_write}
-    prompt = {name: count for name, count in prompt.items() if count is not None}
-    if prompt:
-        body["prompt_tokens_details"] = prompt
-    if usage.reasoning is not None:
-        body["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
-    return body
 
 
 def write_response(response: Response, request: Request, ctx: Context) -> dict[str, JSON]:
@@ -359,7 +351,7 @@ def _write_message(output: Sequence[Item], ctx: Context) -> tuple[JSON, JSON]:
     return {**extra, **message}, both if logprobs else None
 
 
-def reasoning_members(text: str, ctx: Context) -> Mapping[str, str]:
+def reasoning_members(text: JSON, ctx: Context) -> Mapping[str, JSON]:
     """Reasoning under the member names that the operator chose for Chat callers."""
     match ctx.policy.chat_reasoning:
         case ChatReasoning.BOTH:

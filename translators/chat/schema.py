@@ -263,6 +263,37 @@ class Usage(msgspec.Struct):
     completion_tokens_details: CompletionDetails | None = None
 
 
+class PlainMessage(Message, forbid_unknown_fields=True):
+    """The message of a plain reply."""
+
+
+class PlainChoice(msgspec.Struct, forbid_unknown_fields=True):
+    """The only choice of a plain reply; the last members are vLLM's."""
+
+    message: PlainMessage
+    index: int = 0
+    finish_reason: str | None = None
+    logprobs: Logprobs | None = None
+    stop_reason: None = None
+    token_ids: None = None
+
+
+class PlainCompletion(msgspec.Struct, forbid_unknown_fields=True):
+    """A whole reply that has no room for what we have no name for; the last members are vLLM's."""
+
+    choices: tuple[PlainChoice]
+    id: str | None = None
+    object: JSON = None
+    created: int | float | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    service_tier: None = None
+    system_fingerprint: None = None
+    prompt_logprobs: None = None
+    prompt_token_ids: None = None
+    kv_transfer_params: None = None
+
+
 KNOBS = frozenset(
     {
         "temperature",

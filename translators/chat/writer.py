@@ -11,6 +11,7 @@ from translators.canonical import (
     Request,
     StopReason,
     ToolCall,
+    ToolKind,
     Usage,
 )
 from translators.chat.response import (
@@ -19,14 +20,16 @@ from translators.chat.response import (
     reasoning_members,
     split_extra,
     write_call,
-    write_usage,
 )
+from translators.chat.usage import write_usage
+from translators.codec import StreamWriter
 from translators.context import Context
 from translators.envelope import write_error
 from translators.events import (
     AlternativeEvent,
     AnnotationAdded,
     ArgumentsDelta,
+    DeltaRun,
     Event,
     ItemEnd,
     ItemStart,
@@ -39,12 +42,12 @@ from translators.events import (
     TextDelta,
     UsageUpdate,
 )
-from translators.sse import DONE, encode_frame
+from translators.sse import DONE, GAP, cut_frame, encode_frame
 from translators.token_ids import MEMBERS as TOKEN_MEMBERS
 from translators.wire import JSON, encode
 
 
-class ChatWriter:
+class ChatWriter(StreamWriter):
     """Writes events as chunks, of one choice unless there are alternatives."""
 
     def __init__(self, request: Request, ctx: Context, *, index: int = 0) -> None:
@@ -60,6 +63,7 @@ class ChatWriter:
         self._calls: dict[int, int] = {}
         self._items: dict[int, Item] = {}
         self._summaries: dict[int, bool] = {}
+        self._deltas: dict[tuple[type[Event], int], list[bytes]] = {}
         self._has_reasoned = False
         self._gap = ""
         self._usage: Usage | None = None
@@ -69,14 +73,14 @@ class ChatWriter:
         """The frames of one event, possibly none."""
         match event:
             case TextDelta(text=text, logprobs=logprobs):
-                if not text and not logprobs:
-                    return b""
-                probs = {"content": logprobs, "refusal": None} if logprobs else None
-                return self._chunk({"content": text}, logprobs=probs)
+                if logprobs:
+                    both = {"content": logprobs, "refusal": None}
+                    return self._chunk({"content": text}, logprobs=both)
+                return self._write_delta(event, text) if text else b""
             case ReasoningDelta():
                 return self._write_reasoning(event)
-            case ArgumentsDelta(index=index, text=text):
-                return self._write_arguments(index, text)
+            case ArgumentsDelta(text=text):
+                return self._write_delta(event, text)
             case RefusalDelta(text=text, logprobs=logprobs):
                 probs = {"content": None, "refusal": logprobs} if logprobs else None
                 return self._chunk({"refusal": text}, logprobs=probs)
@@ -84,6 +88,7 @@ class ChatWriter:
                 return self._chunk({"annotations": [nested_annotation(annotation)]})
             case ItemStart(index=index, item=item):
                 self._items[index] = item
+                self._deltas.clear()  # an upstream may have announced another item here before
                 if isinstance(item, ToolCall):
                     return self._start_call(index, item)
                 if isinstance(item, Reasoning) and self._has_reasoned:
@@ -108,6 +113,13 @@ class ChatWriter:
                 return encode_frame(None, encode(write_error(error, WRITE_PARAMS)))
         return b""
 
+    def write_run(self, run: DeltaRun) -> bytes:
+        """The frames of deltas that came at a time."""
+        frame = self._deltas.get((run.kind, run.index))
+        if frame is None or self._gap:
+            return super().write_run(run)
+        return b"".join([encode(text).join(frame) for text in run.texts])
+
     def heartbeat(self) -> bytes:
         """A comment, which Chat clients skip."""
         return b": alive\n\n"
@@ -129,6 +141,15 @@ class ChatWriter:
         logprobs: JSON = None,
         extra: Mapping[str, JSON] | None = None,
     ) -> bytes:
+        return encode_frame(None, encode(self._body(delta, finish, logprobs, extra)))
+
+    def _body(
+        self,
+        delta: JSON,
+        finish: str | None = None,
+        logprobs: JSON = None,
+        extra: Mapping[str, JSON] | None = None,
+    ) -> JSON:
         choice = {
             "index": self._index,
             "delta": delta,
@@ -137,7 +158,28 @@ class ChatWriter:
         }
         if extra:
             choice.update(extra)
-        return encode_frame(None, encode({**self._base, "choices": [choice]}))
+        return {**self._base, "choices": [choice]}
+
+    def _write_delta(self, event: TextDelta | ReasoningDelta | ArgumentsDelta, text: str) -> bytes:
+        """The most frequent chunks: only the text is encoded, which saves 1.5 us of 2."""
+        key = type(event), event.index
+        frame = self._deltas.get(key)
+        if frame is None:
+            frame = self._deltas[key] = cut_frame(None, self._body(self._delta(event)))
+        return encode(text).join(frame)
+
+    def _delta(self, event: TextDelta | ReasoningDelta | ArgumentsDelta) -> JSON:
+        """What a delta's chunk says, with a gap for its text."""
+        match event:
+            case TextDelta():
+                return {"content": GAP}
+            case ReasoningDelta():
+                return reasoning_members(GAP, self._ctx)
+        call: JSON = {"index": self._calls[event.index], "function": {"arguments": GAP}}
+        item = self._items[event.index]
+        if isinstance(item, ToolCall) and item.kind is ToolKind.CUSTOM:
+            call = {"index": self._calls[event.index], "custom": {"input": GAP}}
+        return {"tool_calls": [call]}
 
     def _write_reasoning(self, event: ReasoningDelta) -> bytes:
         """Send the kind of reasoning that came first: the other one repeats it."""
@@ -146,18 +188,13 @@ class ChatWriter:
             return b""
         self._has_reasoned = True
         text, self._gap = self._gap + event.text, ""
-        return self._chunk(dict(reasoning_members(text, self._ctx)))
+        if event.summary:
+            return self._chunk(reasoning_members(text, self._ctx))
+        return self._write_delta(event, text)
 
     def _start_call(self, index: int, call: ToolCall) -> bytes:
         position = self._calls[index] = len(self._calls)
         return self._chunk({"tool_calls": [{"index": position, **write_call(call, self._ctx)}]})
-
-    def _write_arguments(self, index: int, text: str) -> bytes:
-        call: JSON = {"index": self._calls[index], "function": {"arguments": text}}
-        item = self._items[index]
-        if isinstance(item, ToolCall) and item.kind.value == "custom":
-            call = {"index": self._calls[index], "custom": {"input": text}}
-        return self._chunk({"tool_calls": [call]})
 
     def _end(self, event: ResponseEnd) -> bytes:
         stop = event.stop

@@ -6,6 +6,7 @@ Spec: Completions, "The completion object", with ``stream``.
 from collections.abc import Callable
 
 from translators.chat.reader import ChatReader
+from translators.codec import StreamReader
 from translators.completions import schema
 from translators.completions.response import PARAMS, read_choice
 from translators.context import Context
@@ -16,7 +17,7 @@ from translators.sse import Frame
 from translators.wire import JSON, decode, open_as
 
 
-class CompletionsReader:
+class CompletionsReader(StreamReader):
     """Reads the upstream's chunks into events, each choice by a Chat reader of its own."""
 
     def __init__(self, ctx: Context) -> None:

@@ -119,7 +119,7 @@ def compact(response: Response, ctx: Context) -> Response:
     return response
 
 
-class CompactingWriter:
+class CompactingWriter(StreamWriter):
     """Passes on the compaction of a stream instead of what the model says."""
 
     def __init__(self, writer: StreamWriter, ctx: Context) -> None:

@@ -6,15 +6,19 @@ terminal ``output`` empty. Whatever a later event knows more is streamed then.
 Spec: Responses, "Streaming events".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from translators.canonical import Item, Message, Opaque, Reasoning, Role, ToolCall, ToolKind
+from translators.codec import StreamReader
 from translators.context import Context
 from translators.envelope import error_of
 from translators.errors import ErrorInfo, UpstreamProtocolError
 from translators.events import (
     AnnotationAdded,
     ArgumentsDelta,
+    DeltaRun,
     Event,
     ItemEnd,
     ItemStart,
@@ -24,6 +28,7 @@ from translators.events import (
     ResponseEnd,
     ResponseFailed,
     ResponseStart,
+    RunKind,
     TextDelta,
     UsageUpdate,
 )
@@ -33,7 +38,7 @@ from translators.responses.response import PARAMS, read_response
 from translators.sse import Frame
 from translators.token_ids import carried
 from translators.unfold import skeleton, unfold_item
-from translators.wire import JSON, decode, open_as
+from translators.wire import JSON, UNREADABLE, decode, open_as
 
 _Delta = Callable[["_Item", str, dict[str, JSON]], Event]
 
@@ -82,11 +87,22 @@ _DELTAS: dict[str, tuple[str, _Delta]] = {
 }
 """Event names without ``.delta`` and ``.done`` -> the member of ``.done``, and the event made."""
 
+_RUNS: dict[str, RunKind] = {
+    "response.output_text.delta": TextDelta,
+    "response.reasoning_text.delta": ReasoningDelta,
+    "response.function_call_arguments.delta": ArgumentsDelta,
+}
+"""Events that may come in runs -> those made of them."""
+
+_decode_plain = msgspec.json.Decoder(schema.PlainDelta).decode
+_ATTEMPTS = 16
+"""So many frames in a row may not be plain before a stream is taken for one without such."""
+
 _PARTS = frozenset({"response.content_part.added", "response.reasoning_summary_part.added"})
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
 
-class ResponsesReader:
+class ResponsesReader(StreamReader):
     """Reads the upstream's frames into events."""
 
     def __init__(self, ctx: Context) -> None:
@@ -96,6 +112,29 @@ class ResponsesReader:
         self._is_over = False
         self._items: dict[int, _Item] = {}
         self._unready: dict[int, ToolCall] = {}
+        self._run: tuple[str, int] | None = None
+        self._attempts = _ATTEMPTS
+
+    def read_run(self, frames: Sequence[Frame]) -> DeltaRun | None:
+        """The deltas of frames that bring more of what the last one brought."""
+        if self._run is None:
+            return None
+        name, place = self._run
+        texts = []
+        try:
+            for frame in frames:
+                body = _decode_plain(frame.data)
+                text = body.delta
+                if not text or body.type != name or body.output_index != place:
+                    return None
+                texts.append(text)
+        except UNREADABLE:
+            self._attempts -= 1
+            return None
+        self._attempts = _ATTEMPTS
+        item = self._items[place]
+        item.sent += len("".join(texts))
+        return DeltaRun(_RUNS[name], item.index, texts)
 
     def feed(self, frame: Frame) -> list[Event]:
         """Events of one frame; none after the end.
@@ -103,6 +142,7 @@ class ResponsesReader:
         Raises:
             UpstreamProtocolError: The frame is not a Responses event.
         """
+        self._run = None
         if self._is_over or frame.data == b"[DONE]":
             return []
         body = decode(frame.data, UpstreamProtocolError)
@@ -220,9 +260,10 @@ class ResponsesReader:
         """
         member, make = _DELTAS[stem]
         delta = body.get("delta")
+        place = self._place(body)
         like = _like(stem, body)
-        if isinstance(like, ToolCall) and self._place(body) not in self._items:
-            like.call_id = self._unready.get(self._place(body), like).call_id
+        if isinstance(like, ToolCall) and place not in self._items:
+            like.call_id = self._unready.get(place, like).call_id
             if not (like.name and like.call_id):
                 return
         item = self._find(body, like, events)
@@ -235,6 +276,8 @@ class ResponsesReader:
         if delta or body.get("logprobs"):
             item.sent += len(delta)
             events.append(make(item, delta, body))
+            if f"{stem}.delta" in _RUNS and self._attempts:
+                self._run = f"{stem}.delta", place
 
     def _end_item(self, place: int, body: JSON, events: list[Event]) -> None:
         final = read_output_item(body, "item")

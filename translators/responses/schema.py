@@ -222,6 +222,19 @@ class StreamEvent(msgspec.Struct):
     response: ResponseHead | None = None
 
 
+class PlainDelta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A delta that brings nothing but its text; it has no room for more."""
+
+    type: str
+    delta: str
+    output_index: int
+    item_id: str | None = None
+    content_index: int | None = None
+    sequence_number: int | None = None
+    logprobs: tuple[()] | None = None
+    obfuscation: str | None = None
+
+
 class InputDetails(msgspec.Struct):
     """``usage.input_tokens_details``."""
 

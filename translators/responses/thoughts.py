@@ -54,7 +54,7 @@ def _split_message(message: Message, ctx: Context) -> list[Item]:
     return [message]
 
 
-class ThoughtReader:
+class ThoughtReader(StreamReader):
     """Reads a stream whose first message may begin with reasoning.
 
     Indexes from that message's on are one higher than the reader's, so that there is one for the
