@@ -33,6 +33,7 @@ _ONLY_WITH = {
     "max_concurrent": ("queue_limit", "queue_timeout_s"),
 }
 """A member of an upstream -> those that do nothing without it."""
+_KEYS = ("key", "key_env")
 _PLAIN = Upstream()
 _LOCAL = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
 
@@ -88,6 +89,10 @@ def _set(
             for kind in ("preset", "url", "urls", "azure", "vllm", "demo"):
                 if not any(p.startswith(f"upstreams.{name}.{kind}") for p in overrides):
                     for member in (kind, *_ONLY_WITH.get(kind, ())):
+                        below.pop(member, None)
+            if path[-2] == "vllm":
+                for member in _KEYS:
+                    if f"upstreams.{name}.{member}" not in overrides:
                         below.pop(member, None)
         tree = below
     if path[-1] == "key_env":
@@ -176,6 +181,16 @@ def _check_company(at: str, upstream: Upstream, place: Place) -> None:
                 raise SettingsError(
                     f"{place.of(f'{at}.{member}')}: only with '{needed}' does it do anything"
                 )
+    for member in _KEYS:
+        if getattr(upstream, member) is None:
+            continue
+        here = place.of(f"{at}.{member}")
+        if upstream.vllm is not None:
+            raise SettingsError(
+                f"{here}: a spawned vLLM gets a random key; 'api_key' in its table sets another one"
+            )
+        if upstream.demo:
+            raise SettingsError(f"{here}: the embedded demo takes no key")
     if upstream.key is not None and upstream.key_env is not None:
         raise SettingsError(f"{place.of(f'{at}.key_env')}: set key or key_env, not both")
 

@@ -112,7 +112,7 @@ MODELS = Reply.json({"object": "list", "data": [{"id": "m"}]})
 
 
 def at(upstream: ScriptedUpstream, title: str = "Fake") -> Known:
-    return Known(title, upstream.port, "vllm")
+    return Known(title, upstream.url, "vllm")
 
 
 @pytest.mark.server

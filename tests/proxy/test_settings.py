@@ -127,6 +127,16 @@ WRONG = {
             ("queue_timeout_s", "5", "max_concurrent"),
         )
     },
+    "key-of-a-spawned-vllm": (
+        '[upstreams.a]\nkey = "sk-1"\n[upstreams.a.vllm]\nmodel = "m"',
+        "dragoman.toml:2: upstreams.a.key",
+        "'api_key' in its table",
+    ),
+    "key-of-the-demo": (
+        '[upstreams.a]\ndemo = true\nkey_env = "HOME"',
+        "dragoman.toml:3: upstreams.a.key_env",
+        "takes no key",
+    ),
     "two-keys": (
         '[upstreams.a]\nurl = "http://x/v1"\nkey = "a"\nkey_env = "B"',
         "dragoman.toml:4: upstreams.a.key_env",
@@ -334,6 +344,13 @@ def test_flag_takes_the_place_of_the_files_key(tmp_path: Path) -> None:
     path.write_text('[upstreams.default]\nurl = "http://x/v1"\nkey = "old"\n')
     upstream = load(path, {"upstreams.default.key_env": "NEW"}, {"NEW": "new"}).upstreams["default"]
     assert key_of(upstream, {"NEW": "new"}) == "new"
+
+
+def test_flag_for_a_vllm_takes_no_key_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "dragoman.toml"
+    path.write_text('[upstreams.default]\nurl = "http://x/v1"\nkey = "old"\n')
+    upstream = load(path, {"upstreams.default.vllm.model": "m"}).upstreams["default"]
+    assert (upstream.url, upstream.key) == (None, None)
 
 
 @pytest.mark.parametrize("key", ["sk-\nx", "sk-\x00", "sk-ü\u2026"])
