@@ -25,7 +25,7 @@ from backends.errors import (
     BackendTimeout,
     BackendUnavailable,
 )
-from backends.health import Ejection, Health, Standing, Verdict, ask_health
+from backends.health import Ejection, Health, Standing, Verdict, ask_health, why_silent
 from backends.held import HeldReply
 
 _PROBE_LIMIT_S = 3.0
@@ -193,7 +193,9 @@ class ReplicaSet:
             BackendUnavailable: None answers; the message counts the replicas from 1.
         """
         replicas = self._replicas.values()
-        reasons = await asyncio.gather(*(_why_not(replica.backend) for replica in replicas))
+        reasons = await asyncio.gather(
+            *(why_silent(replica.backend, _PROBE_LIMIT_S) for replica in replicas)
+        )
         silent = {
             replica.name: reason
             for replica, reason in zip(replicas, reasons, strict=True)
@@ -288,15 +290,3 @@ class ReplicaSet:
         if is_draining != replica.is_draining:
             replica.is_draining = is_draining
             log.info("replica drains" if is_draining else "replica drains no longer")
-
-
-async def _why_not(backend: Backend) -> str | None:
-    """Why a backend does not answer, ``None`` if it does."""
-    try:
-        async with asyncio.timeout(_PROBE_LIMIT_S):
-            await backend.probe()
-    except BackendError as error:
-        return str(error)
-    except TimeoutError:
-        return f"It does not answer within {_PROBE_LIMIT_S:.0f} s."
-    return None
