@@ -182,7 +182,7 @@ def check_rollout(model: Model, upstream: Upstream, at: str, place: Place) -> No
             f"'speaks' of the model, or of upstreams.{model.upstream}, to 'chat'"
         )
     root = None if model.audio is None else model.audio.root
-    if root is not None and not Path(root).is_dir():
+    if root is not None and not Path(root).expanduser().is_dir():
         raise SettingsError(f"{place.of(f'{at}.audio.root')}: there is no folder '{root}'")
 
 

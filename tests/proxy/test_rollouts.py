@@ -274,6 +274,7 @@ BAD_AUDIO: dict[str, tuple[JSON, str]] = {
     "no-list": ({"audio_paths": '"a.wav"'}, "audio_paths"),
     "empty-list": ({"audio_paths": "[]"}, "audio_paths"),
     "second": ({"audio_paths": '["a.wav", "../secret.wav"]'}, "audio_paths[1]"),
+    "too-many": ({"audio_paths": str(["a.wav"] * 257).replace("'", '"')}, "audio_paths"),
     "not-strings": ({"audio_paths": "[5]"}, "audio_paths[0]"),
 }
 
