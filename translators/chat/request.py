@@ -197,6 +197,7 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         if request.top_logprobs is not None:
             body["top_logprobs"] = request.top_logprobs
     if request.format is not None and ctx.bound_tool is None:  # else the answer has no text
+        ctx.wants_json = request.format.kind != "text"
         body["response_format"] = write_format(request.format)
     if request.verbosity is not None:
         body["verbosity"] = request.verbosity

@@ -128,7 +128,8 @@ def _read_output(message: schema.Message, choice: schema.Choice, ctx: Context) -
     fault = UpstreamProtocolError
     tags = think_tags(ctx)
     if tags is not ThinkTags.OFF and isinstance(message.content, str):
-        thought, answer = split(message.content, is_open=tags is ThinkTags.OPENED)
+        is_open = tags is ThinkTags.OPENED
+        thought, answer = split(message.content, is_open=is_open, is_json=ctx.wants_json)
         thought = (message.reasoning or message.reasoning_content or "") + thought
         message = msgspec.structs.replace(message, content=answer, reasoning=thought)
     if isinstance(message.content, list):

@@ -84,6 +84,7 @@ def _write_options(request: Request, ctx: Context) -> dict[str, JSON]:
         ctx.top_logprobs = request.top_logprobs if isinstance(request.top_logprobs, int) else 0
         options["logprobs"] = request.top_logprobs or 0
     if request.format is not None:
+        ctx.wants_json = request.format.kind != "text"
         options["response_format"] = write_format(request.format)
     if request.stream:
         options["stream"] = True
