@@ -156,7 +156,7 @@ class Exchange:
             outgoing = change.apply(outgoing)
         if upstream.dialect is Dialect.COMPLETIONS:
             try:
-                outgoing = await render(outgoing, partial(self._ask, route, session))
+                outgoing = await render(outgoing, partial(self._ask, route, session), ctx)
             except RenderingRefused as refused:
                 error, _ = translation.error(refused.status, refused.body)
                 await self.refuse(error, pass_headers.to_caller(refused.headers))

@@ -204,6 +204,24 @@ async def test_losses_are_told(path: str, request_of: JSON, running_proxy: RunPr
     assert answer.headers["x-dragoman-loss"].startswith("prompt_cache_key:")
 
 
+@both
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"chat_template_kwargs": '{"a": 1}'},
+        {"extra_body": '{"chat_template_kwargs": {"a": 1}}'},
+    ],
+)
+async def test_a_raw_prompt_has_no_template(
+    metadata: JSON, path: str, request_of: JSON, running_proxy: RunProxy
+) -> None:
+    async with ScriptedUpstream(handler=serving) as upstream:
+        proxy = await running_proxy(using(upstream, "raw"))
+        answer = await ask(proxy.port, path, request_of(metadata=metadata))
+    assert answer.headers["x-dragoman-loss"].startswith("chat_template_kwargs: a raw prompt")
+    assert upstream.requests[0].json == {"model": "m", "prompt": "Hello"}
+
+
 async def test_a_model_may_be_spoken_to_in_completions(running_proxy: RunProxy) -> None:
     """While others of the same upstream are spoken to in Chat."""
     async with ScriptedUpstream(handler=serving) as upstream:

@@ -127,6 +127,20 @@ WRONG = {
             ("queue_timeout_s", "5", "max_concurrent"),
         )
     },
+    **{
+        f"raw-prompt-with-{name}": (
+            '[upstreams.a]\nurl = "http://x/v1"\nspeaks = "completions"\n'
+            f'[[models]]\nname = "m"\nupstream = "a"\n{name} = {value}',
+            f"dragoman.toml:7: models[0].{name}{below}",
+            "a raw prompt has no template",
+        )
+        for name, value, below in (
+            ("chat_template_kwargs", "{ a = 1 }", ""),
+            ("reasoning", "false", ""),
+            ("sets", "{ chat_template_kwargs = { a = 1 } }", ".chat_template_kwargs"),
+            ("defaults", "{ chat_template_kwargs = { a = 1 } }", ".chat_template_kwargs"),
+        )
+    },
     "key-of-a-spawned-vllm": (
         '[upstreams.a]\nkey = "sk-1"\n[upstreams.a.vllm]\nmodel = "m"',
         "dragoman.toml:2: upstreams.a.key",

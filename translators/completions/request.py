@@ -7,8 +7,8 @@ from translators.canonical import Request
 from translators.chat.tools import write_format
 from translators.completions.fates import REQUEST
 from translators.completions.prompt import (
-    TEMPLATE_MEMBERS,
     check_text,
+    without_template,
     write_conversation,
     write_raw_prompt,
 )
@@ -27,7 +27,6 @@ _REFUSED = {
 """Completions' own members that a caller of another dialect may not slip in."""
 
 _LOST = with_fate(REQUEST, Fate.LOST)
-_TEMPLATE_ONLY = TEMPLATE_MEMBERS - {"add_special_tokens"}  # which raw prompts know too
 
 
 def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
@@ -43,11 +42,13 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         if request.extra.get(name):
             raise UnsupportedFeature(f"'{name}': {why}.", param=name)
     check_text(request.items)
-    extra = dict(request.extra)
+    extra = request.extra
     body: dict[str, JSON] = {"model": request.model}
     if ctx.profile.render is Render.RAW:
         body["prompt"] = write_raw_prompt(request, ctx)
-        _lose_template(request, extra, ctx)
+        extra = without_template(extra, ctx)
+        if request.effort is not None:
+            ctx.lose("effort", "a raw prompt has no template")
     else:
         body |= write_conversation(request, ctx)
     body |= _write_options(request, ctx)
@@ -55,14 +56,6 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         if body.pop(name, None) is not None:
             ctx.lose(name, "the upstream refuses this member")
     return {**extra, **body}
-
-
-def _lose_template(request: Request, extra: dict[str, JSON], ctx: Context) -> None:
-    for name in [name for name in extra if name in _TEMPLATE_ONLY]:
-        del extra[name]
-        ctx.lose(name, "a raw prompt has no template")
-    if request.effort is not None:
-        ctx.lose("effort", "a raw prompt has no template")
 
 
 def _write_options(request: Request, ctx: Context) -> dict[str, JSON]:
