@@ -29,7 +29,7 @@ from translators.profiles import PROFILES, Profile
 from translators.wire import JSON
 
 _ONLY_WITH = {
-    "urls": ("eject_after", "health_interval_s", "session_cookie"),
+    "urls": ("eject_after", "health_interval_s", "session_cookie", "drain_file"),
     "max_concurrent": ("queue_limit", "queue_timeout_s"),
 }
 """A member of an upstream -> those that do nothing without it."""
@@ -142,6 +142,7 @@ def _check_upstream(
             f"{place.of(at)}: set exactly one of preset, url, urls, azure, vllm and demo"
         )
     _check_company(at, upstream, place)
+    _check_drain_file(at, upstream, place)
     known: set[str] = set()
     for name, url in _urls_of(upstream):
         if not _is_root(url):
@@ -193,6 +194,18 @@ def _check_company(at: str, upstream: Upstream, place: Place) -> None:
             raise SettingsError(f"{here}: the embedded demo takes no key")
     if upstream.key is not None and upstream.key_env is not None:
         raise SettingsError(f"{place.of(f'{at}.key_env')}: set key or key_env, not both")
+
+
+def _check_drain_file(at: str, upstream: Upstream, place: Place) -> None:
+    """Refuse a file that is never read, or that nobody can write."""
+    if upstream.drain_file is None:
+        return
+    here = place.of(f"{at}.drain_file")
+    if upstream.health_interval_s == 0:
+        raise SettingsError(f"{here}: with health_interval_s = 0 it is never read")
+    path = Path(upstream.drain_file).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        raise SettingsError(f"{here}: expected a file in a folder that is there")
 
 
 def _check_azure(at: str, azure: Azure | None, place: Place) -> None:

@@ -134,6 +134,7 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         session_cookie: Whether callers that name no session get a cookie, by which they come back
             to the same of ``urls``.
         health_interval_s: Pause between two questions for the health of all ``urls``; 0 for never.
+        drain_file: A file that lists those of ``urls`` that are to get no new sessions.
         azure: An Azure OpenAI resource.
         vllm: A vLLM to spawn.
         demo: Whether it is the embedded demo.
@@ -167,6 +168,7 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eject_after: Annotated[int, Meta(ge=1)] = 3
     session_cookie: bool = False
     health_interval_s: Annotated[float, Meta(ge=0)] = 5.0
+    drain_file: str | None = None
     connect_timeout_s: Limit = 10.0
     read_timeout_s: Limit = 600.0
     max_concurrent: Annotated[int, Meta(ge=1)] | None = None

@@ -122,6 +122,7 @@ WRONG = {
         for name, value, needed in (
             ("session_cookie", "true", "urls"),
             ("eject_after", "5", "urls"),
+            ("drain_file", '"drain"', "urls"),
             ("health_interval_s", "0", "urls"),
             ("queue_limit", "0", "max_concurrent"),
             ("queue_timeout_s", "5", "max_concurrent"),
