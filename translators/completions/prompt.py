@@ -38,6 +38,7 @@ TEMPLATE_MEMBERS = frozenset(
         "documents",
         "mm_processor_kwargs",
         "media_io_kwargs",
+        "required_prefix_token_ids",
     }
 )
 """Members of a Chat request on which its prompt depends."""

@@ -12,6 +12,7 @@ from translators.completions.prompt import (
     write_conversation,
     write_raw_prompt,
 )
+from translators.completions.token_ids import ask
 from translators.context import Context
 from translators.errors import UnsupportedFeature
 from translators.fates import Fate, with_fate
@@ -55,7 +56,8 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
     for name in ctx.profile.refuses:
         if body.pop(name, None) is not None:
             ctx.lose(name, "the upstream refuses this member")
-    return {**extra, **body}
+    body = {**extra, **body}
+    return ask(body, ctx) if ctx.token_ids else body
 
 
 def _write_options(request: Request, ctx: Context) -> dict[str, JSON]:
