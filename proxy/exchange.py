@@ -110,7 +110,7 @@ class Exchange:
         change = route.shaping.change(head, dialect)
         if isinstance(head.model, str):
             self._model = route.shaping.model or head.model
-        if dialect is self._caller.dialect and not is_crossed:
+        if dialect is self._caller.dialect and route.relays and not is_crossed:
             path = self._caller.path + ("/compact" if compacts else "")
             await self._relay(body, route, change, path)
         else:

@@ -117,6 +117,7 @@ class Route:
         policy: What the operator decided about translations.
         shaping: What is changed in requests.
         speaks: The dialect, where it is not the upstream's.
+        relays: Whether requests in this dialect pass as they are.
         public_model: The configured public name, ``None`` if names pass through.
         headers: More headers for the upstream.
         rollout: What rollouts need of it, if anything.
@@ -127,6 +128,7 @@ class Route:
     policy: Policy
     shaping: Shaping = PLAIN
     speaks: Dialect | None = None
+    relays: bool = True
     public_model: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     rollout: Rollout | None = None
@@ -201,6 +203,7 @@ class Router:
             override(policy, model.policy),
             shaping=shaping_of(model, profile),
             speaks=None if model.speaks is None else Dialect(model.speaks),
+            relays=model.relay,
             public_model=model.name,
             headers=headers_of(model),
             rollout=rollout_of(model),

@@ -213,6 +213,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         upstream: The upstream that serves it.
         upstream_model: What the upstream calls it; the same name if absent.
         speaks: ``chat``, ``responses`` or ``completions``, where it differs from the upstream's.
+        relay: Whether requests in the upstream's own dialect pass as they are; else they are
+            translated like all others, so that profile and policy hold for them.
         defaults: Request members to add where the caller is silent, in the upstream's dialect.
         sets: Request members to set whatever the caller says, in the upstream's dialect.
         chat_template_kwargs: Arguments for the chat template, below those of the caller.
@@ -234,6 +236,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upstream: str = DEFAULT
     upstream_model: str | None = None
     speaks: str | None = None
+    relay: bool = True
     defaults: dict[str, JSON] = {}
     sets: dict[str, JSON] = {}
     chat_template_kwargs: dict[str, JSON] = {}
