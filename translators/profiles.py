@@ -56,6 +56,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         efforts: Reasoning efforts that it does not know -> those to send instead.
         thinking_switch: Member of ``chat_template_kwargs`` to set to false for effort ``none``.
         think_tags: Whether it leaves reasoning in the text.
+        thought_signature: Signature to send with a turn's first call, where it refuses one
+            without, ``None`` if it wants none.
         render: How its Completions endpoint is given a conversation.
         token_limit_field: Chat member for the output limit.
         tool_images: Whether a tool message may hold image parts; else they follow in a user
@@ -84,6 +86,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     efforts: dict[str, str] = {}
     thinking_switch: str | None = None
     think_tags: ThinkTags = ThinkTags.OFF
+    thought_signature: str | None = None
     render: Render = Render.RAW
     token_limit_field: str = "max_completion_tokens"
     tool_images: bool = False

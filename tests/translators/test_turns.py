@@ -168,3 +168,13 @@ def test_names_and_vendor_members() -> None:
     assert messages(said) == [{"role": "user", "content": "a", "name": "ann", "x": 1}]
     said = Message(Role.ASSISTANT, [Text("a")], name="bot", extra={"x": 1})
     assert messages(said) == [{"role": "assistant", "content": "a", "name": "bot", "x": 1}]
+
+
+def test_each_turns_first_call_is_signed_where_the_upstream_wants_that() -> None:
+    ctx = context(thought_signature="skip")
+    items: list[Item] = [call("a"), call("b"), result("a"), result("b"), call("c"), result("c")]
+    said = [m for m in messages(user("q"), *items, ctx=ctx) if m["role"] == "assistant"]
+    signed = [[entry.get("extra_content") for entry in m["tool_calls"]] for m in said]
+    signature = {"google": {"thought_signature": "skip"}}
+    assert signed == [[signature, None], [signature]]
+    assert [loss.param for loss in ctx.losses] == ["items"]

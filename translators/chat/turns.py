@@ -129,6 +129,15 @@ class _Turns:
         function = {"name": name, "arguments": call.arguments}
         return {"id": call.call_id, "type": "function", "function": function}
 
+    def _sign(self, calls: list[JSON]) -> list[JSON]:
+        """A turn's calls with the signature that Google's endpoint wants on the first of them."""
+        signature = self._ctx.profile.thought_signature
+        if signature is None:
+            return calls
+        self._ctx.lose("items", "the signatures of the thoughts before calls are not kept")
+        first, *others = calls
+        return [{**first, "extra_content": {"google": {"thought_signature": signature}}}, *others]
+
     def end_turn(self) -> None:
         """Write the assistant turn under way, if there is one."""
         reasoning, said, calls = self._reasoning, self._said, self._calls
@@ -144,7 +153,7 @@ class _Turns:
             self._set_content(message, said.parts, calls=bool(calls))
         self._set_reasoning(message, reasoning, calls=bool(calls))
         if calls:
-            message["tool_calls"] = calls
+            message["tool_calls"] = self._sign(calls)
         if said is not None:
             if said.name is not None:
                 message["name"] = said.name
