@@ -148,7 +148,7 @@ class ReplicaSet:
         self._turn = 0
         # A session's weights never change; to look them up saves 3 us per request and 3 replicas.
         self._known_order = lru_cache(_REMEMBERED_SESSIONS)(self._order)
-        self._silent: set[str] = set()
+        self._silent: dict[str, str] = {}
         self._drained: Collection[str] = ()
 
     @property
@@ -217,10 +217,10 @@ class ReplicaSet:
         await asyncio.gather(*(self._check(replica) for replica in self._replicas.values()))
 
     async def probe(self) -> None:
-        """Ask all replicas whether they answer; one is enough. Those that do not are logged.
+        """Ask all replicas whether they answer; one is enough. ``silent`` has those that do not.
 
         Raises:
-            BackendUnavailable: None answers; the message counts the replicas from 1.
+            BackendUnavailable: None answers.
         """
         replicas = self._replicas.values()
         reasons = await asyncio.gather(
@@ -236,10 +236,15 @@ class ReplicaSet:
                 _log.warning(
                     "replica does not answer", upstream=self._name, replica=replica, reason=reason
                 )
-        self._silent = set(silent)
+        self._silent = silent
         if len(silent) == len(self._replicas):
-            numbered = (f"replica {i}: {reason}" for i, reason in enumerate(silent.values(), 1))
-            raise BackendUnavailable("; ".join(numbered), backend=self._name)
+            raise BackendUnavailable("; ".join(self.silent), backend=self._name)
+
+    @property
+    def silent(self) -> list[str]:
+        """Which replicas did not answer when they were last asked, counted from 1, and why."""
+        numbered = enumerate(self._replicas, 1)
+        return [f"replica {i}: {self._silent[r]}" for i, r in numbered if r in self._silent]
 
     def states(self) -> list[ReplicaState]:
         """The state of each replica, in their order."""

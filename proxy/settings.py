@@ -22,6 +22,8 @@ NAMES_UPSTREAM = ("url", "preset", "vllm.model")
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+Name = Annotated[str, Meta(min_length=1)]
+
 Limit = Annotated[float, Meta(gt=0)]
 """A duration in seconds."""
 
@@ -87,7 +89,7 @@ class VLLM(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         restart_wait_s: So long may a request wait for a restart; with 0 it is refused at once.
     """
 
-    model: str
+    model: Name
     python: str | None = None
     flags: dict[str, JSON] = {}
     args: list[str] = []
@@ -232,9 +234,9 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         reward_roles: Members of ``metadata`` that become messages with these roles, in this order.
     """
 
-    name: str
+    name: Name
     upstream: str = DEFAULT
-    upstream_model: str | None = None
+    upstream_model: Name | None = None
     speaks: str | None = None
     relay: bool = True
     defaults: dict[str, JSON] = {}
@@ -263,7 +265,7 @@ class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             there is no room are not recorded.
     """
 
-    dir: Annotated[str, Meta(min_length=1)]
+    dir: Name
     upstream: bool = False
     fsync: bool = True
     buffer_bytes: Annotated[int, Meta(ge=1)] = 256 * 1024 * 1024

@@ -77,6 +77,19 @@ WRONG = {
         "dragoman.toml:1: upstreams.main.vllm",
         "model",
     ),
+    **{
+        f"empty-{name}": (
+            f'[upstreams.a]\nurl = "http://x/v1"\n[[models]]\n{name} = ""\n{other}',
+            f"dragoman.toml:4: models[0].{name}",
+            "length >= 1",
+        )
+        for name, other in (("name", ""), ("upstream_model", 'name = "m"'))
+    },
+    "empty-model-of-vllm": (
+        '[upstreams.b.vllm]\nmodel = ""',
+        "dragoman.toml:2: upstreams.b.vllm.model",
+        "length >= 1",
+    ),
     "type": ('[server]\nport = "80"', "dragoman.toml:2: server.port", "int"),
     "type-of-table": ("server = 5", "dragoman.toml:1: server", "object"),
     "type-in-upstream": (
