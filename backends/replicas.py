@@ -89,7 +89,7 @@ class _Replica:
         """Note that a request is open no longer."""
         self.outstanding -= 1
 
-    def state(self, now_s: float) -> "ReplicaState":
+    def state(self, now_s: float) -> ReplicaState:
         """What to tell of it."""
         state = self.health.standing(self.outstanding, now_s).value
         is_draining = self.is_draining and state != Standing.EJECTED.value
@@ -217,7 +217,9 @@ class ReplicaSet:
         await asyncio.gather(*(self._check(replica) for replica in self._replicas.values()))
 
     async def probe(self) -> None:
-        """Ask all replicas whether they answer; one is enough. ``silent`` has those that do not.
+        """Ask all replicas whether they answer; one is enough.
+
+        Those that do not are logged, and told by ``silent``.
 
         Raises:
             BackendUnavailable: None answers.
