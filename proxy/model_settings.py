@@ -15,6 +15,7 @@ from translators.profiles import Policy, Profile, Render
 from translators.wire import JSON
 
 _SPEAKS = ("chat", "responses", "completions")
+_CALLERS_OWN = frozenset({"model", "stream", "messages", "input", "prompt"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
 
@@ -45,6 +46,9 @@ def check_models(settings: Settings, place: Place, environment: Mapping[str, str
         for name, members in (("defaults", model.defaults), ("sets", model.sets)):
             if not isinstance(members.get(TEMPLATE, {}), dict):
                 raise SettingsError(f"{place.of(f'{at}.{name}.{TEMPLATE}')}: expected a table")
+            for member in _CALLERS_OWN & members.keys():
+                right = "set upstream_model instead" if member == "model" else "callers say that"
+                raise SettingsError(f"{place.of(f'{at}.{name}.{member}')}: {right}")
         _check_template(model, upstream, at, place)
         _check_headers(model, at, place, environment)
         check_rollout(model, upstream, at, place)

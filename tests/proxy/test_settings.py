@@ -85,6 +85,20 @@ WRONG = {
         )
         for name, other in (("name", ""), ("upstream_model", 'name = "m"'))
     },
+    **{
+        f"{name}-of-{member}": (
+            f'[upstreams.a]\nurl = "http://x/v1"\n[[models]]\nname = "m"\n'
+            f'upstream = "a"\n{name} = {{ {member} = "x" }}',
+            f"dragoman.toml:6: models[0].{name}.{member}",
+            right,
+        )
+        for name, member, right in (
+            ("sets", "model", "upstream_model"),
+            ("defaults", "model", "upstream_model"),
+            ("sets", "stream", "callers say that"),
+            ("sets", "messages", "callers say that"),
+        )
+    },
     "empty-model-of-vllm": (
         '[upstreams.b.vllm]\nmodel = ""',
         "dragoman.toml:2: upstreams.b.vllm.model",
