@@ -148,11 +148,14 @@ def read_assistant(
 
 
 def _read_call(call: schema.ToolCall, path: str, fault: type[TranslationError]) -> ToolCall:
+    extra = {} if call.extra_content is None else {schema.SIGNED: call.extra_content}
     match call:
         case schema.ToolCall(custom=schema.Custom() as custom):
-            return ToolCall(call.id or "", custom.name, custom.input, ToolKind.CUSTOM)
+            kind = ToolKind.CUSTOM
+            return ToolCall(call.id or "", custom.name, custom.input, kind, extra=extra)
         case schema.ToolCall(function=schema.Function(name=str(name)) as function) if name:
-            return ToolCall(call.id or "", name, read_arguments(function.arguments))
+            arguments = read_arguments(function.arguments)
+            return ToolCall(call.id or "", name, arguments, extra=extra)
     raise fault(f"Invalid '{path}': the call has no function name.", param=path)
 
 

@@ -371,9 +371,10 @@ def reasoning_members(text: str, ctx: Context) -> Mapping[str, str]:
 
 def write_call(call: ToolCall, ctx: Context) -> dict[str, JSON]:
     """An entry of ``tool_calls``."""
+    signed = {name: call.extra[name] for name in (schema.SIGNED,) if name in call.extra}
     name = ctx.tool_names.flat(call.name, call.namespace)
     if call.kind is ToolKind.CUSTOM:
         custom = {"name": name, "input": call.arguments}
-        return {"id": call.call_id, "type": "custom", "custom": custom}
+        return {"id": call.call_id, "type": "custom", "custom": custom, **signed}
     function = {"name": name, "arguments": call.arguments}
-    return {"id": call.call_id, "type": "function", "function": function}
+    return {"id": call.call_id, "type": "function", "function": function, **signed}

@@ -25,6 +25,7 @@ from translators.canonical import (
 )
 from translators.chat.content import write_content
 from translators.chat.freeform import wrap
+from translators.chat.schema import SIGNED
 from translators.context import Context
 from translators.errors import UnsupportedFeature
 from translators.names import ToolNames
@@ -76,7 +77,7 @@ class _Turns:
                 self._say(item)
                 self._note_token_ids(item)
             case ToolCall():
-                self._calls.append(self._write_call(item))
+                self._calls.append(self._write_call(item) | self._signed(item))
                 self._note_token_ids(item)
             case ToolResult():
                 self.end_turn()
@@ -129,14 +130,21 @@ class _Turns:
         function = {"name": name, "arguments": call.arguments}
         return {"id": call.call_id, "type": "function", "function": function}
 
-    def _sign(self, calls: list[JSON]) -> list[JSON]:
-        """A turn's calls with the signature that Google's endpoint wants on the first of them."""
+    def _signed(self, call: ToolCall) -> dict[str, JSON]:
+        """A call's signature, for the upstreams that want it back."""
+        if SIGNED not in call.extra:
+            return {}
+        if self._ctx.profile.call_signatures:
+            return {SIGNED: call.extra[SIGNED]}
+        self._ctx.lose("items", f"the upstream takes no '{SIGNED}' of calls")
+        return {}
+
+    def _sign(self, first: dict[str, JSON]) -> None:
+        """Give a turn's first call a signature, where it needs one and has none."""
         signature = self._ctx.profile.thought_signature
-        if signature is None:
-            return calls
-        self._ctx.lose("items", "the signatures of the thoughts before calls are not kept")
-        first, *others = calls
-        return [{**first, "extra_content": {"google": {"thought_signature": signature}}}, *others]
+        if signature is not None and SIGNED not in first:
+            self._ctx.lose("items", "the caller did not keep the signatures of earlier calls")
+            first[SIGNED] = {"google": {"thought_signature": signature}}
 
     def end_turn(self) -> None:
         """Write the assistant turn under way, if there is one."""
@@ -153,7 +161,8 @@ class _Turns:
             self._set_content(message, said.parts, calls=bool(calls))
         self._set_reasoning(message, reasoning, calls=bool(calls))
         if calls:
-            message["tool_calls"] = self._sign(calls)
+            self._sign(calls[0])
+            message["tool_calls"] = calls
         if said is not None:
             if said.name is not None:
                 message["name"] = said.name
