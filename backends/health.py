@@ -130,6 +130,18 @@ class Verdict(enum.Enum):
     ILL = "ill"
 
 
+async def why_silent(backend: Backend, limit_s: float) -> str | None:
+    """Why a backend does not answer in time, ``None`` if it does."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await backend.probe()
+    except BackendError as error:
+        return str(error)
+    except TimeoutError:
+        return f"It does not answer within {limit_s:.0f} s."
+    return None
+
+
 async def ask_health(backend: Backend) -> tuple[Verdict, str]:
     """Ask a server for its ``/health``; the verdict, and why it is not WELL.
 

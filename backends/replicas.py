@@ -11,10 +11,11 @@ import hashlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from backends.base import Backend, UpstreamReply, UpstreamRequest
@@ -25,7 +26,7 @@ from backends.errors import (
     BackendTimeout,
     BackendUnavailable,
 )
-from backends.health import Ejection, Health, Standing, Verdict, ask_health
+from backends.health import Ejection, Health, Standing, Verdict, ask_health, why_silent
 from backends.held import HeldReply
 
 _PROBE_LIMIT_S = 3.0
@@ -38,6 +39,16 @@ _Order = Sequence[tuple["_Replica", int | None]]
 _log = structlog.get_logger("dragoman")
 
 
+class ReplicaState(msgspec.Struct, frozen=True):
+    """Whether a replica takes part: ``serving``, ``draining``, ``ejected`` or ``returning``.
+
+    ``open`` is how many requests it has.
+    """
+
+    state: str
+    open: int
+
+
 class _Replica:
     """One backend of a set, and what is known of it."""
 
@@ -46,6 +57,7 @@ class _Replica:
         self.backend = backend
         self.health = Health(rules)
         self.outstanding = 0
+        self.says_draining = False
         self.is_draining = False
         self.ill_count = 0
         self._hash = hashlib.blake2b(name.encode() + b"\0", digest_size=8)
@@ -65,12 +77,23 @@ class _Replica:
             self._sessions.popitem(last=False)
 
     def forget(self, weight: int) -> None:
-        """Note that a session is here no longer, if it was."""
+        """Note that a session is here no longer; none is if the replica says itself that it ends.
+
+        For that is what a dead engine behind a live server says, too.
+        """
+        if self.says_draining:
+            self._sessions.clear()
         self._sessions.pop(weight, None)
 
     def finish(self) -> None:
         """Note that a request is open no longer."""
         self.outstanding -= 1
+
+    def state(self, now_s: float) -> ReplicaState:
+        """What to tell of it."""
+        state = self.health.standing(self.outstanding, now_s).value
+        is_draining = self.is_draining and state != Standing.EJECTED.value
+        return ReplicaState("draining" if is_draining else state, self.outstanding)
 
     def preference(self, weight: int | None, now_s: float) -> int:
         """0 if a request should come here, 1 if only for want of better, 2 if as a last resort."""
@@ -99,6 +122,7 @@ class ReplicaSet:
         *,
         ejection: Ejection | None = None,
         check_interval_s: float = 0.0,
+        list_drained: Callable[[], Collection[str]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a set that owns its replicas.
@@ -109,6 +133,8 @@ class ReplicaSet:
                 use the same names, in any order.
             ejection: When a replica is left out.
             check_interval_s: Pause between two questions for all replicas' health; 0 for never.
+            list_drained: Names the replicas that are to drain; called in a thread before each
+                question.
             clock: Monotonic time in seconds.
         """
         rules = ejection or Ejection()
@@ -116,12 +142,14 @@ class ReplicaSet:
         self._replicas = {key: _Replica(key, b, rules) for key, b in replicas.items()}
         self._rules = rules
         self._check_interval_s = check_interval_s
+        self._list_drained = list_drained
         self._checking: asyncio.Task[None] | None = None
         self._clock = clock
         self._turn = 0
         # A session's weights never change; to look them up saves 3 us per request and 3 replicas.
         self._known_order = lru_cache(_REMEMBERED_SESSIONS)(self._order)
-        self._silent: set[str] = set()
+        self._silent: dict[str, str] = {}
+        self._drained: Collection[str] = ()
 
     @property
     def name(self) -> str:
@@ -138,6 +166,7 @@ class ReplicaSet:
         """Start all replicas, and the questions for their health."""
         for replica in self._replicas.values():
             await replica.backend.start()
+        await self._look_up_drained()
         if self._check_interval_s > 0:
             self._checking = asyncio.create_task(self._keep_checking())
 
@@ -178,22 +207,27 @@ class ReplicaSet:
         return made
 
     async def check(self) -> None:
-        """Ask all replicas for their health.
+        """Ask all replicas for their health, and which of them are to drain.
 
         One that is ill so often in a row as ejects it is left out until it is well. One that drains
         takes no new sessions, but keeps those of which it has answered, the 16384 most recent ones,
-        unless its answer is a server error.
+        until it answers one of them with a server error.
         """
+        await self._look_up_drained()
         await asyncio.gather(*(self._check(replica) for replica in self._replicas.values()))
 
     async def probe(self) -> None:
-        """Ask all replicas whether they answer; one is enough. Those that do not are logged.
+        """Ask all replicas whether they answer; one is enough.
+
+        Those that do not are logged, and told by ``silent``.
 
         Raises:
-            BackendUnavailable: None answers; the message counts the replicas from 1.
+            BackendUnavailable: None answers.
         """
         replicas = self._replicas.values()
-        reasons = await asyncio.gather(*(_why_not(replica.backend) for replica in replicas))
+        reasons = await asyncio.gather(
+            *(why_silent(replica.backend, _PROBE_LIMIT_S) for replica in replicas)
+        )
         silent = {
             replica.name: reason
             for replica, reason in zip(replicas, reasons, strict=True)
@@ -204,10 +238,20 @@ class ReplicaSet:
                 _log.warning(
                     "replica does not answer", upstream=self._name, replica=replica, reason=reason
                 )
-        self._silent = set(silent)
+        self._silent = silent
         if len(silent) == len(self._replicas):
-            numbered = (f"replica {i}: {reason}" for i, reason in enumerate(silent.values(), 1))
-            raise BackendUnavailable("; ".join(numbered), backend=self._name)
+            raise BackendUnavailable("; ".join(self.silent), backend=self._name)
+
+    @property
+    def silent(self) -> list[str]:
+        """Which replicas did not answer when they were last asked, counted from 1, and why."""
+        numbered = enumerate(self._replicas, 1)
+        return [f"replica {i}: {self._silent[r]}" for i, r in numbered if r in self._silent]
+
+    def states(self) -> list[ReplicaState]:
+        """The state of each replica, in their order."""
+        now_s = self._clock()
+        return [replica.state(now_s) for replica in self._replicas.values()]
 
     async def aclose(self) -> None:
         """Close all replicas."""
@@ -284,19 +328,21 @@ class ReplicaSet:
             return
         replica.ill_count = 0
         replica.health.release(replica.outstanding)
-        is_draining = verdict is Verdict.DRAINING
+        replica.says_draining = verdict is Verdict.DRAINING
+        self._settle(replica)
+
+    async def _look_up_drained(self) -> None:
+        """Learn which replicas are to drain."""
+        if self._list_drained is not None:
+            self._drained = await asyncio.to_thread(self._list_drained)
+            for replica in self._replicas.values():
+                self._settle(replica)
+
+    def _settle(self, replica: _Replica) -> None:
+        """Note whether a replica drains, as it says itself or as it was told."""
+        is_drained = replica.name in self._drained
+        is_draining = is_drained or replica.says_draining
         if is_draining != replica.is_draining:
             replica.is_draining = is_draining
+            log = _log.bind(upstream=self._name, replica=replica.name)
             log.info("replica drains" if is_draining else "replica drains no longer")
-
-
-async def _why_not(backend: Backend) -> str | None:
-    """Why a backend does not answer, ``None`` if it does."""
-    try:
-        async with asyncio.timeout(_PROBE_LIMIT_S):
-            await backend.probe()
-    except BackendError as error:
-        return str(error)
-    except TimeoutError:
-        return f"It does not answer within {_PROBE_LIMIT_S:.0f} s."
-    return None

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import structlog
 from litestar import Litestar, Request, Response, asgi, get
 from litestar.exceptions import HTTPException
@@ -14,6 +15,7 @@ from litestar.params import FromPath
 from backends.base import Backend
 from backends.errors import BackendError
 from backends.limits import without_limit
+from backends.replicas import ReplicaSet
 from backends.vllm import VllmBackend
 from proxy.capture.recorder import Handle, Recorder
 from proxy.capture.rollout import ASGIApp, without_prefix
@@ -200,6 +202,8 @@ def _ready(router: Router) -> Any:
         body: JSON = {"status": "ready" if is_ready else "not ready", "upstreams": states}
         if spawned := _spawned(router, found):
             body["vllm"] = spawned
+        if replicas := _replicas(router):
+            body["replicas"] = replicas
         return _json(body, 200 if is_ready else 503)
 
     return ready
@@ -219,6 +223,15 @@ def _spawned(router: Router, found: Mapping[str, str | None]) -> dict[str, JSON]
         }
         for name, backend in backends.items()
         if isinstance(backend, VllmBackend)
+    }
+
+
+def _replicas(router: Router) -> dict[str, JSON]:
+    """State and open requests of each upstream's replicas, in the order of its ``urls``."""
+    return {
+        name: msgspec.to_builtins(upstream.backend.states())
+        for name, upstream in router.upstreams.items()
+        if isinstance(upstream.backend, ReplicaSet)
     }
 
 

@@ -29,6 +29,7 @@ TYPES = {
 """Suffixes of audio files -> what ``data:audio/`` calls them."""
 
 _URI = re.compile(r"data:audio/[\w.+-]+;base64,")
+_MOST_FILES = 256  # for a file may be empty, and cost no byte of the limit
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -83,11 +84,15 @@ def _read_paths(value: JSON, param: str) -> list[tuple[JSON, str]]:
         raise MalformedRequest(
             f"Invalid '{param}': expected a JSON list of paths, in a string.", param=param
         )
+    if len(paths) > _MOST_FILES:
+        raise MalformedRequest(
+            f"Invalid '{param}': {len(paths)} files, of {_MOST_FILES} at most.", param=param
+        )
     return [(path, f"{param}[{i}]") for i, path in enumerate(paths)]
 
 
 def _read_files(root: Path, paths: Sequence[tuple[JSON, str]], limit_bytes: int) -> list[str]:
-    root = root.resolve()
+    root = root.expanduser().resolve()
     urls = []
     for path, param in paths:
         if not isinstance(path, str):

@@ -10,11 +10,12 @@ from pathlib import Path
 import msgspec
 
 from backends.errors import BackendError
+from backends.replicas import ReplicaSet
 from proxy.capture.command import add_captures_flags, captures
 from proxy.discovery import KNOWN, find_local
 from proxy.fixtures import RecordError, add_fixtures_flags, fixtures
 from proxy.loading import load
-from proxy.log import configure
+from proxy.log import configure, logging_to_stderr
 from proxy.options import add_flags, overrides
 from proxy.running import Spawned, ask_running
 from proxy.serve import PortTaken, serve
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "captures":
                 return captures(options)
             case "check":
-                return asyncio.run(_check(_settings(options, rest)))
+                with logging_to_stderr():
+                    return asyncio.run(_check(_settings(options, rest)))
             case _:
                 return _serve(options, rest)
     except (SettingsError, PortTaken, TranslationError, RecordError, OSError) as error:
@@ -172,7 +174,8 @@ async def _probe(name: str, settings: Upstream, running: Mapping[str, Spawned]) 
     finally:
         await upstream.backend.aclose()
     spoken = "its callers' dialect" if upstream.speaks_both else dialect.value
-    return True, f"answers, and is spoken to in {spoken}"
+    silent = upstream.backend.silent if isinstance(upstream.backend, ReplicaSet) else []
+    return True, "; ".join([f"answers, and is spoken to in {spoken}", *silent])
 
 
 def _judge(spawned: Spawned | None) -> tuple[bool, str]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -10,6 +11,7 @@ from backends.errors import BackendError
 from backends.openai_compatible import OpenAICompatibleBackend
 from backends.transport import AsyncioTransport
 from proxy.bodies import BodyError
+from proxy.presets import PRESETS
 from proxy.routing import UpstreamRefused, list_models
 from translators.errors import TranslationError
 
@@ -19,23 +21,22 @@ _log = structlog.get_logger("dragoman")
 
 @dataclass(frozen=True)
 class Known:
-    """A local server that many people run: its name, its usual port, and its profile."""
+    """A local server that many people run: its name, its API root, and its profile."""
 
     title: str
-    port: int
+    url: str
     profile: str
 
     @property
-    def url(self) -> str:
-        """Its API root."""
-        return f"http://127.0.0.1:{self.port}/v1"
+    def port(self) -> int | None:
+        """Its usual port."""
+        return urlsplit(self.url).port
 
 
-KNOWN = (
-    Known("vLLM", 8000, "vllm"),
-    Known("Ollama", 11434, "ollama"),
-    Known("LM Studio", 1234, "lmstudio"),
-    Known("llama.cpp", 8080, "llamacpp"),
+_TITLES = {"vllm": "vLLM", "ollama": "Ollama", "lmstudio": "LM Studio", "llamacpp": "llama.cpp"}
+
+KNOWN = tuple(
+    Known(title, PRESETS[name].url, PRESETS[name].profile) for name, title in _TITLES.items()
 )
 
 

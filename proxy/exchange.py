@@ -110,7 +110,7 @@ class Exchange:
         change = route.shaping.change(head, dialect)
         if isinstance(head.model, str):
             self._model = route.shaping.model or head.model
-        if dialect is self._caller.dialect and not is_crossed:
+        if dialect is self._caller.dialect and route.relays and not is_crossed:
             path = self._caller.path + ("/compact" if compacts else "")
             await self._relay(body, route, change, path)
         else:
@@ -156,7 +156,7 @@ class Exchange:
             outgoing = change.apply(outgoing)
         if upstream.dialect is Dialect.COMPLETIONS:
             try:
-                outgoing = await render(outgoing, partial(self._ask, route, session))
+                outgoing = await render(outgoing, partial(self._ask, route, session), ctx)
             except RenderingRefused as refused:
                 error, _ = translation.error(refused.status, refused.body)
                 await self.refuse(error, pass_headers.to_caller(refused.headers))

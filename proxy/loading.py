@@ -29,10 +29,11 @@ from translators.profiles import PROFILES, Profile
 from translators.wire import JSON
 
 _ONLY_WITH = {
-    "urls": ("eject_after", "health_interval_s", "session_cookie"),
+    "urls": ("eject_after", "health_interval_s", "session_cookie", "drain_file"),
     "max_concurrent": ("queue_limit", "queue_timeout_s"),
 }
 """A member of an upstream -> those that do nothing without it."""
+_KEYS = ("key", "key_env")
 _PLAIN = Upstream()
 _LOCAL = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
 
@@ -89,6 +90,10 @@ def _set(
                 if not any(p.startswith(f"upstreams.{name}.{kind}") for p in overrides):
                     for member in (kind, *_ONLY_WITH.get(kind, ())):
                         below.pop(member, None)
+            if path[-2] == "vllm":
+                for member in _KEYS:
+                    if f"upstreams.{name}.{member}" not in overrides:
+                        below.pop(member, None)
         tree = below
     if path[-1] == "key_env":
         tree.pop("key", None)
@@ -137,6 +142,7 @@ def _check_upstream(
             f"{place.of(at)}: set exactly one of preset, url, urls, azure, vllm and demo"
         )
     _check_company(at, upstream, place)
+    _check_drain_file(at, upstream, place)
     known: set[str] = set()
     for name, url in _urls_of(upstream):
         if not _is_root(url):
@@ -176,8 +182,30 @@ def _check_company(at: str, upstream: Upstream, place: Place) -> None:
                 raise SettingsError(
                     f"{place.of(f'{at}.{member}')}: only with '{needed}' does it do anything"
                 )
+    for member in _KEYS:
+        if getattr(upstream, member) is None:
+            continue
+        here = place.of(f"{at}.{member}")
+        if upstream.vllm is not None:
+            raise SettingsError(
+                f"{here}: a spawned vLLM gets a random key; 'api_key' in its table sets another one"
+            )
+        if upstream.demo:
+            raise SettingsError(f"{here}: the embedded demo takes no key")
     if upstream.key is not None and upstream.key_env is not None:
         raise SettingsError(f"{place.of(f'{at}.key_env')}: set key or key_env, not both")
+
+
+def _check_drain_file(at: str, upstream: Upstream, place: Place) -> None:
+    """Refuse a file that is never read, or that nobody can write."""
+    if upstream.drain_file is None:
+        return
+    here = place.of(f"{at}.drain_file")
+    if upstream.health_interval_s == 0:
+        raise SettingsError(f"{here}: with health_interval_s = 0 it is never read")
+    path = Path(upstream.drain_file).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        raise SettingsError(f"{here}: expected a file in a folder that is there")
 
 
 def _check_azure(at: str, azure: Azure | None, place: Place) -> None:

@@ -8,13 +8,14 @@ import msgspec
 
 from proxy.headers import OURS
 from proxy.rollouts import check_rollout
-from proxy.settings import Model, Settings, profile_of
+from proxy.settings import Model, Settings, Upstream, override, profile_of, speaks_of
 from proxy.shaping import TEMPLATE, Shaping
 from proxy.tables import Place, SettingsError, fill
-from translators.profiles import Policy, Profile
+from translators.profiles import Policy, Profile, Render
 from translators.wire import JSON
 
 _SPEAKS = ("chat", "responses", "completions")
+_CALLERS_OWN = frozenset({"model", "stream", "messages", "input", "prompt"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
 
@@ -45,6 +46,10 @@ def check_models(settings: Settings, place: Place, environment: Mapping[str, str
         for name, members in (("defaults", model.defaults), ("sets", model.sets)):
             if not isinstance(members.get(TEMPLATE, {}), dict):
                 raise SettingsError(f"{place.of(f'{at}.{name}.{TEMPLATE}')}: expected a table")
+            for member in _CALLERS_OWN & members.keys():
+                right = "set upstream_model instead" if member == "model" else "callers say that"
+                raise SettingsError(f"{place.of(f'{at}.{name}.{member}')}: {right}")
+        _check_template(model, upstream, at, place)
         _check_headers(model, at, place, environment)
         check_rollout(model, upstream, at, place)
 
@@ -53,6 +58,25 @@ def _check_members(
     base: Profile | Policy, members: Mapping[str, JSON], at: str, place: Place
 ) -> None:
     fill(type(base), {**msgspec.to_builtins(base), **members}, at, place)
+
+
+def _check_template(model: Model, upstream: Upstream, at: str, place: Place) -> None:
+    """Refuse what only a template would read, where none is rendered."""
+    profile = override(profile_of(upstream), model.overrides)
+    is_raw = profile.render is Render.RAW
+    if not is_raw or (model.speaks or speaks_of(upstream)) != "completions":
+        return
+    for name, is_set in (
+        (TEMPLATE, bool(model.chat_template_kwargs)),
+        (f"defaults.{TEMPLATE}", TEMPLATE in model.defaults),
+        (f"sets.{TEMPLATE}", TEMPLATE in model.sets),
+        ("reasoning", model.reasoning is not None),
+    ):
+        if is_set:
+            raise SettingsError(
+                f"{place.of(f'{at}.{name}')}: a raw prompt has no template that could read it; "
+                'the upstream renders one with render = "chat-template"'
+            )
 
 
 def _check_headers(model: Model, at: str, place: Place, environment: Mapping[str, str]) -> None:

@@ -36,6 +36,7 @@ PRESETS: Mapping[str, Preset] = {
     "deepinfra": Preset("https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY", "compatible"),
     "deepseek": Preset("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY", "deepseek"),
     "fireworks": Preset("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", "fireworks"),
+    "friendli": Preset("https://api.friendli.ai/serverless/v1", "FRIENDLI_TOKEN", "compatible"),
     "gemini": Preset(
         "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", "gemini"
     ),

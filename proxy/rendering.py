@@ -5,7 +5,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from backends.base import UpstreamReply
 from proxy.replies import read_error_body, whole_of
 from translators import UPSTREAM_CODECS
-from translators.completions.prompt import RENDER_PATH, ask_for_prompt, fill_prompt
+from translators.completions.prompt import (
+    RENDER_PATH,
+    ask_for_prompt,
+    fill_prompt,
+    without_template,
+)
+from translators.context import Context
 from translators.dialect import Dialect
 from translators.errors import UpstreamProtocolError
 from translators.wire import JSON, decode_object, encode
@@ -27,8 +33,10 @@ class RenderingRefused(Exception):
         self.headers = headers
 
 
-async def render(body: dict[str, JSON], call: Call) -> dict[str, JSON]:
-    """A Completions request with the prompt for its messages; unchanged if it has none.
+async def render(body: dict[str, JSON], call: Call, ctx: Context) -> dict[str, JSON]:
+    """A Completions request with the prompt for its messages.
+
+    A raw prompt stays; what settings and metadata say to a template is then lost.
 
     Raises:
         BackendError: The upstream gave no reply.
@@ -37,7 +45,7 @@ async def render(body: dict[str, JSON], call: Call) -> dict[str, JSON]:
     """
     question = ask_for_prompt(body)
     if question is None:
-        return body
+        return without_template(body, ctx)
     reply = await call(RENDER_PATH, encode(question))
     try:
         if reply.status < 400:

@@ -1,7 +1,7 @@
 """What reinforcement learning and evaluation need of a model's requests, beside their answers.
 
-All of it happens to Chat bodies between an exchange and its upstream, below both the translation
-and the relay, so that callers of every dialect get the same.
+All of it happens to bodies between an exchange and its upstream, below both the translation and
+the relay, so that callers of every dialect get the same.
 """
 
 import time
@@ -21,15 +21,19 @@ from proxy.settings import Model, Overflow, RewardRole, Upstream, speaks_of
 from proxy.tables import Place, SettingsError
 from translators.canonical import StopReason
 from translators.chat import CODEC as CHAT
+from translators.chat import empty as chat_empty
 from translators.chat.additions import add_audio, add_candidates, ends_in_thought
-from translators.chat.empty import write_empty
 from translators.chat.token_ids import ask, ask_for_prompt, read_prompt
+from translators.completions import empty as completions_empty
 from translators.errors import MalformedRequest, UpstreamProtocolError
 from translators.token_ids import read_token_ids
 from translators.wire import JSON, decode_object, encode
 
 Send = Callable[[UpstreamRequest], Awaitable[UpstreamReply]]
 _OVERFLOW = "context_length_exceeded"
+_SETTINGS = ("token_ids", "context_overflow", "sequential_reasoning", "audio", "reward_roles")
+_WITHOUT_MESSAGES = ("token_ids", "context_overflow")
+"""Those that a Completions upstream, which is sent a prompt, can have too."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,9 @@ class Rollout:
     async def send(
         self, request: UpstreamRequest, additions: Additions, send: Send
     ) -> UpstreamReply:
-        """Send a Chat request; the reply is the upstream's, changed as the settings say.
+        """Send a request; the reply is the upstream's, changed as the settings say.
+
+        A Completions request asks for token ids itself, since it is always translated.
 
         Args:
             request: The request as it would be sent without these settings.
@@ -131,20 +137,24 @@ class Rollout:
         if isinstance(messages, list):
             body["messages"] = messages = additions.add(messages)
             if not self._model.sequential_reasoning and ends_in_thought(messages):
-                return _empty(body, StopReason.CONTENT_FILTER)
+                return _empty(request.path, body, StopReason.CONTENT_FILTER)
         asked = None
-        if self.token_ids:
+        if self.token_ids and request.path == CHAT.path:
             _check_token_ids(messages)
             body, asked = ask(body)
         request = msgspec.structs.replace(request, body=encode(body))
         reply = await send(request)
         if reply.status >= 400:
-            return await self._refused(reply, body) if self._model.context_overflow else reply
+            if self._model.context_overflow is None:
+                return reply
+            return await self._refused(request.path, reply, body)
         if asked is None:
             return reply
         return await gather(reply, asked, partial(_tokenize, request, body, send))
 
-    async def _refused(self, reply: UpstreamReply, body: dict[str, JSON]) -> UpstreamReply:
+    async def _refused(
+        self, path: str, reply: UpstreamReply, body: dict[str, JSON]
+    ) -> UpstreamReply:
         """An error; one of a prompt that is too long becomes what the settings say."""
         try:
             content = await read_error_body(reply)
@@ -154,7 +164,7 @@ class Rollout:
         if error.code != _OVERFLOW:
             return WholeReply(reply.status, reply.headers, content)
         if self._model.context_overflow is Overflow.INCOMPLETE:
-            return _empty(body, StopReason.LENGTH)
+            return _empty(path, body, StopReason.LENGTH)
         return WholeReply(400, reply.headers, encode(CHAT.write_error(error)))
 
 
@@ -175,22 +185,24 @@ def check_rollout(model: Model, upstream: Upstream, at: str, place: Place) -> No
     Raises:
         SettingsError: The upstream cannot do it, or the folder is none.
     """
-    names = _settings_of(model)
-    if names and (model.speaks or speaks_of(upstream)) != "chat":
-        raise SettingsError(
-            f"{place.of(f'{at}.{names[0]}')}: only for upstreams that are spoken to in Chat; set "
-            f"'speaks' of the model, or of upstreams.{model.upstream}, to 'chat'"
-        )
+    spoken = model.speaks or speaks_of(upstream)
+    allowed = {"chat": _SETTINGS, "completions": _WITHOUT_MESSAGES}.get(spoken, ())
+    for name in _settings_of(model):
+        if name not in allowed:
+            more = " or Completions" if name in _WITHOUT_MESSAGES else ""
+            raise SettingsError(
+                f"{place.of(f'{at}.{name}')}: only for upstreams that are spoken to in Chat{more}; "
+                f"set 'speaks' of the model, or of upstreams.{model.upstream}, to 'chat'"
+            )
     root = None if model.audio is None else model.audio.root
-    if root is not None and not Path(root).is_dir():
+    if root is not None and not Path(root).expanduser().is_dir():
         raise SettingsError(f"{place.of(f'{at}.audio.root')}: there is no folder '{root}'")
 
 
 def _settings_of(model: Model) -> list[str]:
     """The settings of a model that concern rollouts and are not at their default."""
     plain = Model(name=model.name)
-    names = ("token_ids", "context_overflow", "sequential_reasoning", "audio", "reward_roles")
-    return [name for name in names if getattr(model, name) != getattr(plain, name)]
+    return [name for name in _SETTINGS if getattr(model, name) != getattr(plain, name)]
 
 
 def _check_token_ids(messages: JSON) -> None:
@@ -199,11 +211,12 @@ def _check_token_ids(messages: JSON) -> None:
             read_token_ids(message, f"messages[{i}]")
 
 
-def _empty(body: dict[str, JSON], stop: StopReason) -> UpstreamReply:
+def _empty(path: str, body: dict[str, JSON], stop: StopReason) -> UpstreamReply:
     """A reply in the upstream's place, in which nothing is said."""
+    write = chat_empty.write_empty if path == CHAT.path else completions_empty.write_empty
     is_stream = body.get("stream") is True
     kind = "text/event-stream; charset=utf-8" if is_stream else "application/json"
-    content = write_empty(
+    content = write(
         f"chatcmpl-{uuid.uuid4().hex}",
         int(time.time()),
         body.get("model"),

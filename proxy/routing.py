@@ -8,6 +8,7 @@ import structlog
 
 from backends.base import Backend, UpstreamRequest
 from backends.errors import BackendError
+from backends.health import why_silent
 from proxy.bodies import BodyError, collect, decompress
 from proxy.model_settings import headers_of, shaping_of
 from proxy.rollouts import Rollout, rollout_of
@@ -116,6 +117,7 @@ class Route:
         policy: What the operator decided about translations.
         shaping: What is changed in requests.
         speaks: The dialect, where it is not the upstream's.
+        relays: Whether requests in this dialect pass as they are.
         public_model: The configured public name, ``None`` if names pass through.
         headers: More headers for the upstream.
         rollout: What rollouts need of it, if anything.
@@ -126,6 +128,7 @@ class Route:
     policy: Policy
     shaping: Shaping = PLAIN
     speaks: Dialect | None = None
+    relays: bool = True
     public_model: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     rollout: Rollout | None = None
@@ -200,6 +203,7 @@ class Router:
             override(policy, model.policy),
             shaping=shaping_of(model, profile),
             speaks=None if model.speaks is None else Dialect(model.speaks),
+            relays=model.relay,
             public_model=model.name,
             headers=headers_of(model),
             rollout=rollout_of(model),
@@ -244,7 +248,7 @@ class Router:
     async def probe(self) -> dict[str, str | None]:
         """Ask every upstream: name -> ``None`` if it answers, else why not."""
         reasons = await asyncio.gather(
-            *(_why_not(upstream.backend) for upstream in self.upstreams.values())
+            *(why_silent(upstream.backend, _PROBE_LIMIT_S) for upstream in self.upstreams.values())
         )
         return dict(zip(self.upstreams, reasons, strict=True))
 
@@ -275,18 +279,6 @@ async def _try_to_list(
     except (BackendError, UpstreamRefused, TranslationError) as error:
         _log.warning("upstream lists no models", upstream=upstream.name, reason=str(error))
         return error
-
-
-async def _why_not(backend: Backend) -> str | None:
-    """Why a backend does not answer, ``None`` if it does."""
-    try:
-        async with asyncio.timeout(_PROBE_LIMIT_S):
-            await backend.probe()
-    except BackendError as error:
-        return str(error)
-    except TimeoutError:
-        return "The upstream does not answer in time."
-    return None
 
 
 class UpstreamRefused(Exception):

@@ -20,6 +20,7 @@ _HEADERS = (
 _TELLING = frozenset({*_HEADERS, b"cookie"})
 _COOKIE = "Dragoman___session"
 _MEMBERS = ("prompt_cache_key", "previous_response_id")
+_LONGEST = 512
 _NULL = msgspec.Raw(b"null")
 
 
@@ -64,10 +65,17 @@ def session_of(
     if found:
         for name in _HEADERS:
             if name in found:
-                return f"{name.decode()}:{found[name].decode('latin-1')}"
+                return _key(name.decode(), found[name].decode("latin-1"))
         if session := _read_cookie(found.get(b"cookie", b"").decode("latin-1")):
-            return f"cookie:{session}"
+            return _key("cookie", session)
     return _read_body(request)
+
+
+def _key(kind: str, value: str) -> str:
+    """A key of its kind; a long one is hashed, since keys are remembered and callers make them."""
+    if len(value) > _LONGEST:
+        value = hashlib.blake2b(value.encode(), digest_size=16).hexdigest()
+    return f"{kind}:{value}"
 
 
 def is_guessed(session: str | None) -> bool:
@@ -121,7 +129,7 @@ def _read_body(request: bytes | Mapping[str, JSON]) -> str | None:
         turns = ((i.get("role"), i.get("content")) for i in items if isinstance(i, dict))
     for name in _MEMBERS:
         if (value := members.get(name)) and isinstance(value, str):
-            return f"{name}:{value}"
+            return _key(name, value)
     if isinstance(source, str):
         turns = [("user", source)]
     return _hash_prefix(members.get("model"), members.get("instructions"), turns)

@@ -22,6 +22,8 @@ NAMES_UPSTREAM = ("url", "preset", "vllm.model")
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+Name = Annotated[str, Meta(min_length=1)]
+
 Limit = Annotated[float, Meta(gt=0)]
 """A duration in seconds."""
 
@@ -87,7 +89,7 @@ class VLLM(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         restart_wait_s: So long may a request wait for a restart; with 0 it is refused at once.
     """
 
-    model: str
+    model: Name
     python: str | None = None
     flags: dict[str, JSON] = {}
     args: list[str] = []
@@ -134,6 +136,7 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         session_cookie: Whether callers that name no session get a cookie, by which they come back
             to the same of ``urls``.
         health_interval_s: Pause between two questions for the health of all ``urls``; 0 for never.
+        drain_file: A file that lists those of ``urls`` that are to get no new sessions.
         azure: An Azure OpenAI resource.
         vllm: A vLLM to spawn.
         demo: Whether it is the embedded demo.
@@ -167,6 +170,7 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eject_after: Annotated[int, Meta(ge=1)] = 3
     session_cookie: bool = False
     health_interval_s: Annotated[float, Meta(ge=0)] = 5.0
+    drain_file: str | None = None
     connect_timeout_s: Limit = 10.0
     read_timeout_s: Limit = 600.0
     max_concurrent: Annotated[int, Meta(ge=1)] | None = None
@@ -211,6 +215,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         upstream: The upstream that serves it.
         upstream_model: What the upstream calls it; the same name if absent.
         speaks: ``chat``, ``responses`` or ``completions``, where it differs from the upstream's.
+        relay: Whether requests in the upstream's own dialect pass as they are; else they are
+            translated like all others, so that profile and policy hold for them.
         defaults: Request members to add where the caller is silent, in the upstream's dialect.
         sets: Request members to set whatever the caller says, in the upstream's dialect.
         chat_template_kwargs: Arguments for the chat template, below those of the caller.
@@ -228,10 +234,11 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         reward_roles: Members of ``metadata`` that become messages with these roles, in this order.
     """
 
-    name: str
+    name: Name
     upstream: str = DEFAULT
-    upstream_model: str | None = None
+    upstream_model: Name | None = None
     speaks: str | None = None
+    relay: bool = True
     defaults: dict[str, JSON] = {}
     sets: dict[str, JSON] = {}
     chat_template_kwargs: dict[str, JSON] = {}
@@ -258,7 +265,7 @@ class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             there is no room are not recorded.
     """
 
-    dir: Annotated[str, Meta(min_length=1)]
+    dir: Name
     upstream: bool = False
     fsync: bool = True
     buffer_bytes: Annotated[int, Meta(ge=1)] = 256 * 1024 * 1024

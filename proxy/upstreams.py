@@ -6,6 +6,7 @@ from pathlib import Path
 from backends.azure import AzureBackend, root_of
 from backends.base import Backend
 from backends.demo import DemoBackend
+from backends.drains import DrainFile
 from backends.health import Ejection
 from backends.leftovers import state_folder
 from backends.limits import Limit, LimitedBackend
@@ -89,11 +90,16 @@ def _build_backend(name: str, upstream: config.Upstream) -> Backend:
             key=key,
         )
     if upstream.urls is not None:
+        replicas = {url.rstrip("/"): _limited(connect(url, key), upstream) for url in upstream.urls}
+        drains = None
+        if upstream.drain_file is not None:
+            drains = DrainFile(Path(upstream.drain_file).expanduser(), name, replicas).read
         return ReplicaSet(
             name,
-            {url.rstrip("/"): _limited(connect(url, key), upstream) for url in upstream.urls},
+            replicas,
             ejection=Ejection(after=upstream.eject_after),
             check_interval_s=upstream.health_interval_s,
+            list_drained=drains,
         )
     assert upstream.url is not None
     return connect(upstream.url, key)

@@ -42,7 +42,9 @@ class Context:
             encrypted.
         output_limit: Output tokens that the caller allows, if it set a limit.
         token_ids: Whether earlier turns go back with token ids; texts then stay to the letter.
+        unasked: Members of a reply's choices that were asked for on account of token ids alone.
         top_logprobs: Log-probs of other tokens that the caller wants beside each token's own.
+        wants_json: Whether the text is to be JSON.
         choices: Answers that the caller wants; an upstream's further ones are left aside.
         public_model: Model name to put into replies; ``None`` leaves the upstream's.
     """
@@ -72,7 +74,9 @@ class Context:
         self.plain_tools: set[tuple[str | None, str]] = set()
         self.output_limit: int | None = None
         self.token_ids = False
+        self.unasked: frozenset[str] = frozenset()
         self.top_logprobs = 0
+        self.wants_json = False
         self.choices = 1
 
     def lose(self, param: str, why: str) -> None:

@@ -56,6 +56,9 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         efforts: Reasoning efforts that it does not know -> those to send instead.
         thinking_switch: Member of ``chat_template_kwargs`` to set to false for effort ``none``.
         think_tags: Whether it leaves reasoning in the text.
+        call_signatures: Whether it wants ``extra_content`` of earlier calls back.
+        thought_signature: What stands for the signature of a turn's first call that has lost it,
+            ``None`` if nothing does.
         render: How its Completions endpoint is given a conversation.
         token_limit_field: Chat member for the output limit.
         tool_images: Whether a tool message may hold image parts; else they follow in a user
@@ -84,6 +87,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     efforts: dict[str, str] = {}
     thinking_switch: str | None = None
     think_tags: ThinkTags = ThinkTags.OFF
+    call_signatures: bool = False
+    thought_signature: str | None = None
     render: Render = Render.RAW
     token_limit_field: str = "max_completion_tokens"
     tool_images: bool = False
@@ -141,7 +146,7 @@ PROFILES: dict[str, Profile] = {
         reasoning_field="reasoning_content",
         efforts={"minimal": "low", "xhigh": "high", "max": "high"},
     ),
-    "gemini": Profile(token_limit_field="max_tokens", reasoning_field=None),
+    "gemini": Profile(token_limit_field="max_tokens", reasoning_field=None, call_signatures=True),
     "groq": Profile(refuses=("logit_bias", "logprobs", "top_logprobs")),
     "mistral": Profile(
         token_limit_field="max_tokens",

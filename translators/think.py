@@ -19,9 +19,16 @@ class _State(Enum):
 class ThinkSplitter:
     """Splits a streamed text into reasoning and answer, wherever the tags are cut."""
 
-    def __init__(self, *, is_open: bool = False) -> None:
-        """Make a splitter; ``is_open`` says that the prompt ended with the opening tag."""
+    def __init__(self, *, is_open: bool = False, is_json: bool = False) -> None:
+        """Make a splitter.
+
+        Args:
+            is_open: Whether the prompt ended with the opening tag.
+            is_json: Whether JSON was asked for. A server may bind it from the first token on, so
+                that there is no thought: what begins as JSON is the answer.
+        """
         self._state = _State.INSIDE if is_open else _State.BEFORE
+        self._may_be_bound = is_open and is_json
         self._pending = ""
 
     @property
@@ -44,6 +51,14 @@ class ThinkSplitter:
                 return
             self._state = _State.INSIDE
             self._pending = start[len(OPEN) :]
+        if self._may_be_bound:
+            start = self._pending.lstrip()
+            if not start:
+                return
+            self._may_be_bound = False
+            if start.startswith(("{", "[")):
+                yield from self._give_rest()
+                return
         thought, tag, answer = self._pending.partition(CLOSE)
         if tag:
             self._state = _State.AFTER
@@ -68,9 +83,9 @@ class ThinkSplitter:
         yield False, rest
 
 
-def split(text: str, *, is_open: bool = False) -> tuple[str, str]:
-    """Reasoning and answer of a whole text."""
-    splitter = ThinkSplitter(is_open=is_open)
+def split(text: str, *, is_open: bool = False, is_json: bool = False) -> tuple[str, str]:
+    """Reasoning and answer of a whole text; see ``ThinkSplitter``."""
+    splitter = ThinkSplitter(is_open=is_open, is_json=is_json)
     pieces = [*splitter.feed(text), *splitter.finish()]
     thought = "".join(piece for is_thought, piece in pieces if is_thought)
     return thought, "".join(piece for is_thought, piece in pieces if not is_thought)

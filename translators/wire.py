@@ -120,7 +120,7 @@ def is_object(text: str) -> bool:
 def _parse(text: str) -> JSON:
     try:
         return _decode(text)
-    except (*_UNREADABLE, UnicodeEncodeError):
+    except (*UNREADABLE, UnicodeEncodeError):
         pass
     try:
         return decode(text.encode("utf-8", "replace"))

@@ -1,6 +1,8 @@
 """Golden cases made of captured calls."""
 
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,16 +38,20 @@ def export(
         RecordError: A case is there already.
     """
     redaction = Redaction.of_machine()
+    rollouts = list(rollouts)
+    slugs = Counter(_slug(rollout.name) for rollout in rollouts)
     made = failed = 0
     for rollout in rollouts:
+        prefix = _slug(rollout.name)
+        if slugs[prefix] > 1:
+            prefix += f"-{hashlib.blake2b(rollout.name.encode(), digest_size=4).hexdigest()}"
         for number, call in enumerate(rollout.calls(), 1):
             pair = _pair_of(call)
             if pair not in corpus.PAIRS or not has_body(call.request):
                 continue
             if only not in (None, call.model_call_id):
                 continue
-            name = re.sub(r"[^a-z0-9]+", "-", f"{rollout.name}-{number}".lower()).strip("-")
-            folder = root / pair / name
+            folder = root / pair / f"{prefix}-{number}".strip("-")
             if folder.exists() and not force:
                 raise RecordError(f"{folder} is there already; --force replaces it")
             files, status = _inputs_of(call)
@@ -55,6 +61,11 @@ def export(
                 folder, clean, Facts(source=_SOURCE, profile=profile, status=status)
             )
     return 1 if failed or not made else 0
+
+
+def _slug(rollout: str) -> str:
+    """A rollout's name as those of cases are written; different ones may become the same."""
+    return re.sub(r"[^a-z0-9]+", "-", rollout.lower()).strip("-")
 
 
 def _pair_of(call: CapturedCall) -> str:

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import structlog
 
 from backends.base import UpstreamReply, UpstreamRequest
+from backends.drains import DrainFile
 from backends.errors import (
     BackendBrokeOff,
     BackendConnectTimeout,
@@ -100,10 +102,21 @@ class Clock:
 class Bench:
     """A set of fakes, and short ways to use it."""
 
-    def __init__(self, *names: str, ejection: Ejection | None = None) -> None:
+    def __init__(
+        self,
+        *names: str,
+        ejection: Ejection | None = None,
+        list_drained: Callable[[], Collection[str]] | None = None,
+    ) -> None:
         self.fakes = {name: FakeBackend(name) for name in names or NAMES}
         self.clock = Clock()
-        self.set = ReplicaSet("main", self.fakes, ejection=ejection, clock=self.clock)
+        self.set = ReplicaSet(
+            "main",
+            self.fakes,
+            ejection=ejection,
+            list_drained=list_drained,
+            clock=self.clock,
+        )
 
     async def send(self, session: str | None = None) -> str:
         """Send and close; the name of the replica that answered."""
@@ -431,6 +444,54 @@ async def test_session_leaves_a_draining_replica_whose_answer_is_a_server_error(
     await bench.set.check()
     assert await bench.send("s") == home
     assert await bench.send("s") != home
+
+
+async def test_all_sessions_leave_a_draining_replica_whose_answer_is_a_server_error() -> None:
+    """One of them has to learn that the engine is dead, and not each."""
+    bench = Bench()
+    homes = {session: await bench.send(session) for session in sessions(30)}
+    home = homes["x-session-id:0"]
+    bench.fakes[home].health = bench.fakes[home].status = 503
+    await bench.set.check()
+    assert await bench.send("x-session-id:0") == home
+    assert home not in {await bench.send(session) for session in homes}
+
+
+async def test_replica_that_is_told_to_drain() -> None:
+    """It keeps its sessions, whatever its health says, and whatever one request meets."""
+    told: set[str] = {NAMES[0]}
+    bench = Bench(list_drained=lambda: told)
+    await bench.set.start()
+    assert NAMES[0] not in {await bench.send(session) for session in sessions(30)}
+    told.clear()
+    await bench.set.check()
+    old = {f"old {n}": await bench.send(f"old {n}") for n in range(30)}
+    told.add(NAMES[0])
+    bench.fakes[NAMES[0]].health = 500
+    await bench.set.check()
+    assert {session: await bench.send(session) for session in old} == old
+    first, *others = [session for session, home in old.items() if home == NAMES[0]]
+    bench.fakes[NAMES[0]].status = 500
+    assert await bench.send(first) == NAMES[0]
+    bench.fakes[NAMES[0]].status = 200
+    assert await bench.send(first) != NAMES[0]
+    assert {await bench.send(session) for session in others} == {NAMES[0]}
+
+
+def test_a_drain_file(tmp_path: Path) -> None:
+    file = tmp_path / "drain"
+    drains = DrainFile(file, "main", ["http://a/v1", "http://b/v1"])
+    with structlog.testing.capture_logs() as lines:
+        assert drains.read() == set()
+        file.write_text("# all of rack 3\n\n http://a/v1/  # until noon\nhttp://c/v1\n")
+        assert drains.read() == drains.read() == {"http://a/v1"}
+        assert [line["reason"].split(": ")[1] for line in lines] == ["http://c/v1"]
+        file.write_bytes(b"\xff")
+        assert drains.read() == drains.read() == {"http://a/v1"}
+        assert len(lines) == 2
+        file.unlink()
+        assert drains.read() == set()
+    assert {line["upstream"] for line in lines} == {"main"}
 
 
 async def test_draining_replica_is_better_than_an_ejected_one() -> None:

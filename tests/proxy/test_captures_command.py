@@ -268,3 +268,19 @@ def test_export_of_one_call(tmp_path: Path) -> None:
     assert cli.main([*command, "a"]) == 1
     assert cli.main([*command, "--call", "c3"]) == 0
     assert names(tmp_path / "f" / "chat-responses") == {"b-2"}
+
+
+def test_export_of_rollouts_whose_names_become_the_same(tmp_path: Path) -> None:
+    store = CaptureStore(tmp_path / "c")
+    for rollout in ("a.b", "a-b", "A_b", "c"):
+        store.append(rollout, record(request=chat_request(rollout)))
+    command = ["captures", "export", str(tmp_path / "c"), str(tmp_path / "f")]
+    assert cli.main(command) == 0
+    cases = tmp_path / "f" / "chat-responses"
+    assert len(names(cases)) == 4
+    assert "c-1" in names(cases)
+    sent = {(case / "caller.request.json").read_bytes() for case in cases.iterdir()}
+    assert len(sent) == 4
+    before = names(cases)
+    assert cli.main([*command, "--force"]) == 0
+    assert names(cases) == before

@@ -106,13 +106,32 @@ async def test_check_names_each_upstream_and_starts_no_vllm(
     assert "sk-hidden" not in out
 
 
+@pytest.mark.server
+async def test_check_tells_of_each_silent_replica(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "dragoman.toml"
+    async with ScriptedUpstream(handler=lambda _: MODELS) as upstream:
+        async with ScriptedUpstream() as gone:
+            urls = [gone.url, upstream.url]
+        config.write_text(f"[upstreams.many]\nurls = {urls}\nspeaks = 'chat'\n")
+        assert await check("--config", str(config)) == 0
+    out, log = capsys.readouterr()
+    told = (
+        "many: answers, and is spoken to in chat; replica 1: The upstream accepts no connections."
+    )
+    assert out.splitlines()[-1] == told
+    assert "replica does not answer" in log
+    assert "replica does not answer" not in out
+
+
 # --- discovery -----------------------------------------------------------------------------
 
 MODELS = Reply.json({"object": "list", "data": [{"id": "m"}]})
 
 
 def at(upstream: ScriptedUpstream, title: str = "Fake") -> Known:
-    return Known(title, upstream.port, "vllm")
+    return Known(title, upstream.url, "vllm")
 
 
 @pytest.mark.server

@@ -82,7 +82,7 @@ async def test_silent_upstream_does_not_hold_readiness_back(
         proxy = await running_proxy(using(upstream, "chat"))
         answer = await asyncio.wait_for(ask(proxy.port, "/ready", method="GET"), 5)
     assert answer.status == 503
-    assert "time" in answer.json["upstreams"]["default"]
+    assert "does not answer within" in answer.json["upstreams"]["default"]
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/models", "/v1/models?client_version=1"])

@@ -12,8 +12,11 @@ from tests.proxy.dialects import (
     RESPONSES,
     chat_reply,
     chat_request,
+    chat_stream,
     responses_reply,
     responses_request,
+    streaming,
+    texts_of,
 )
 from tests.upstream import Reply, ScriptedUpstream
 from translators.wire import JSON
@@ -333,6 +336,59 @@ async def test_a_responses_body_on_the_chat_path_of_an_upstream_that_speaks_both
     assert answer.json["choices"][0]["message"]["content"] == "Hi"
 
 
+TURNS: JSON = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": "Hello"},
+    {"role": "assistant", "content": "Hi", "reasoning": "Hm."},
+    {"role": "user", "content": "And?"},
+]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_name_whose_requests_are_not_relayed(
+    is_stream: bool, running_proxy: RunProxy
+) -> None:
+    """From Chat to Chat, so that profile and policy hold."""
+    text = "<think>Hm.</think>Hi"
+    reply = streaming(*chat_stream([text])) if is_stream else Reply.json(chat_reply(text))
+    overrides = {"reasoning_history": "none", "think_tags": "tags"}
+    model = Model(name="a", upstream_model="m", relay=False, overrides=overrides)
+    async with ScriptedUpstream(reply) as upstream:
+        settings = Settings(
+            upstreams={"default": Upstream(url=upstream.url, speaks="chat")}, models=[model]
+        )
+        proxy = await running_proxy(settings)
+        body = {"model": "a", "messages": TURNS, "top_k": 5, "stream": is_stream}
+        answer = await ask(proxy.port, CHAT, body)
+    sent = upstream.requests[0].json
+    assert (sent["model"], sent["top_k"]) == ("m", 5)
+    assert sent["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi"},
+        {"role": "user", "content": "And?"},
+    ]
+    if is_stream:
+        assert texts_of(answer.frames) == ["Hi"]
+        assert {frame["model"] for frame in answer.events} == {"a"}
+    else:
+        message = answer.json["choices"][0]["message"]
+        assert (message["content"], message["reasoning"]) == ("Hi", "Hm.")
+
+
+async def test_responses_that_are_not_relayed(running_proxy: RunProxy) -> None:
+    async with ScriptedUpstream(Reply.json(responses_reply())) as upstream:
+        upstreams = {"default": Upstream(url=upstream.url, speaks="responses", profile="vllm")}
+        settings = Settings(upstreams=upstreams, models=[Model(name="a", relay=False)])
+        proxy = await running_proxy(settings)
+        answer = await ask(proxy.port, RESPONSES, {"model": "a", "input": TURNS[:2]})
+        stored = {"model": "a", "input": "q", "previous_response_id": "r"}
+        refused = await ask(proxy.port, RESPONSES, stored)
+    assert [item["role"] for item in upstream.requests[0].json["input"]] == ["system", "user"]
+    assert answer.json["output"][0]["content"][0]["text"] == "Hi"
+    assert (refused.status, refused.error["param"]) == (400, "previous_response_id")
+
+
 async def test_a_name_that_is_served_in_one_dialect_only(running_proxy: RunProxy) -> None:
     models = [Model("m", "main"), Model("pro", "main", speaks="responses")]
     async with answering() as upstream:
@@ -349,6 +405,7 @@ def test_all_settings_of_a_model_can_be_read() -> None:
         "upstream": "main",
         "upstream_model": "real",
         "speaks": "chat",
+        "relay": False,
         "chat_template_kwargs": {"enable_thinking": True},
         "reasoning": True,
         "overrides": {"reasoning_field": None},

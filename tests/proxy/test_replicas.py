@@ -177,6 +177,55 @@ async def test_draining_replica_keeps_its_sessions(
 
 
 @pytest.mark.server
+async def test_replica_that_is_told_to_drain_keeps_its_sessions(
+    running_proxy: RunProxy, log_lines: list[EventDict], tmp_path: Path
+) -> None:
+    drains = tmp_path / "drain"
+    async with Fleet() as fleet:
+        settings = fleet.settings(health_interval_s=0.01, drain_file=str(drains))
+        proxy = await running_proxy(settings)
+        for session in range(40):
+            await play(proxy.port, session, [0])
+        drains.write_text(f"# for an upgrade\n{fleet.upstreams[1].url}/\n")
+        await until(lambda: bool(last(log_lines, "replica drains")))
+        for session in range(80):
+            await play(proxy.port, session, [1])
+        places = [fleet.seen[f"session {session}"] for session in range(80)]
+        assert all(one == other for one, other in places[:40])
+        assert [1, 1] in places[:40]
+        assert [1] not in places[40:]
+        later = await running_proxy(settings)
+        assert await states(later.port) == ["serving", "draining", "serving"]
+        drains.unlink()
+        await until(lambda: bool(last(log_lines, "replica drains no longer")))
+
+
+@pytest.mark.server
+async def test_ready_tells_of_each_replica(
+    running_proxy: RunProxy, log_lines: list[EventDict]
+) -> None:
+    async with Fleet() as fleet:
+        proxy = await running_proxy(fleet.settings(health_interval_s=0.01, eject_after=1))
+        fleet.health[0] = 503
+        fleet.health[2] = 500
+        await until(lambda: bool(last(log_lines, "replica drains")))
+        await until(lambda: bool(last(log_lines, "replica ejected")))
+        assert await states(proxy.port) == ["draining", "serving", "ejected"]
+        fleet.health[2] = 200
+        async with asyncio.timeout(5):
+            while await states(proxy.port) != ["draining", "serving", "returning"]:
+                pass  # asked anew at once
+
+
+async def states(port: int) -> list[str]:
+    """What ``/ready`` says of the replicas, none of which has a request."""
+    ready = await ask(port, "/ready", method="GET")
+    (replicas,) = ready.json["replicas"].values()
+    assert {replica["open"] for replica in replicas} == {0}
+    return [replica["state"] for replica in replicas]
+
+
+@pytest.mark.server
 async def test_replica_that_accepts_no_connection_in_time_costs_no_request(
     running_proxy: RunProxy,
 ) -> None:
@@ -285,6 +334,14 @@ WRONG = {
     "user": ('urls = ["http://user:sk-1@x/v1"]', "urls[0]", "without a query, a user"),
     "twice": ('urls = ["http://x/v1", "http://x/v1/"]', "urls[1]", "'http://x/v1/' comes twice"),
     "ours": ('urls = ["http://x/v1", "http://localhost:8080/v1"]', "urls[1]", "itself listens"),
+    **{
+        name: (f'drain_file = "{file}"\nurls = ["http://x/v1"]\n{more}', "drain_file", right)
+        for name, file, more, right in (
+            ("drain-file-without-a-folder", "/nowhere/drain", "", "a folder that is there"),
+            ("drain-file-that-is-a-folder", "/", "", "expected a file"),
+            ("drain-file-never-read", "drain", "health_interval_s = 0", "never read"),
+        )
+    },
     "eject": ('eject_after = 0\nurls = ["http://x/v1"]', "eject_after", "1"),
 }
 

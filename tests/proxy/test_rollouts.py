@@ -274,6 +274,7 @@ BAD_AUDIO: dict[str, tuple[JSON, str]] = {
     "no-list": ({"audio_paths": '"a.wav"'}, "audio_paths"),
     "empty-list": ({"audio_paths": "[]"}, "audio_paths"),
     "second": ({"audio_paths": '["a.wav", "../secret.wav"]'}, "audio_paths[1]"),
+    "too-many": ({"audio_paths": str(["a.wav"] * 257).replace("'", '"')}, "audio_paths"),
     "not-strings": ({"audio_paths": "[5]"}, "audio_paths[0]"),
 }
 
@@ -416,6 +417,8 @@ def loading(folder: Path, setting: str, speaks: str = "chat") -> Settings:
         ("token_ids = true", "responses", ["models[0].token_ids", "upstreams.u, to 'chat'"]),
         ("token_ids = true", "auto", ["models[0].token_ids", "upstreams.u, to 'chat'"]),
         ("sequential_reasoning = false", "both", ["models[0].sequential_reasoning", "'chat'"]),
+        ("token_ids = true", "both", ["models[0].token_ids", "in Chat or Completions; set"]),
+        ("token_ids = true\naudio = {}", "completions", ["models[0].audio", "in Chat; set"]),
         ('context_overflow = "cut"', "chat", ["dragoman.toml:7", "error, incomplete"]),
         ('reward_roles = ["user"]', "chat", ["dragoman.toml:7", "principle, response_1"]),
         ('audio = { root = "/nowhere" }', "chat", ["dragoman.toml:7", "no folder '/nowhere'"]),
@@ -432,6 +435,11 @@ def test_wrong_settings(setting: str, speaks: str, words: list[str], tmp_path: P
 
 def test_model_may_speak_chat_by_itself(tmp_path: Path) -> None:
     assert loading(tmp_path, 'token_ids = true\nspeaks = "chat"', "auto").models[0].token_ids
+
+
+def test_a_model_that_speaks_completions(tmp_path: Path) -> None:
+    setting = 'token_ids = true\ncontext_overflow = "error"'
+    assert loading(tmp_path, setting, "completions").models[0].token_ids
 
 
 def test_plain_models_need_no_dialect(tmp_path: Path) -> None:

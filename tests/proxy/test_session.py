@@ -50,6 +50,16 @@ def test_empty_and_misshapen_signs_do_not_count() -> None:
     assert both([], body) == both([], chat_request())
 
 
+def test_long_signs_make_short_keys() -> None:
+    """Keys are remembered, so that long ones would be a way to fill the memory."""
+    signs = ["k" * 512, "k" * 513, "k" * 100_000 + "a", "k" * 100_000 + "ü"]
+    keys = [both([], chat_request(prompt_cache_key=sign)) for sign in signs]
+    keys += [both([(b"x-session-id", sign.encode("latin-1"))], {}) for sign in signs]
+    assert keys[0] == f"prompt_cache_key:{signs[0]}"
+    assert len(set(keys)) == len(keys)
+    assert all(key is not None and len(key) <= 512 + len("prompt_cache_key:") for key in keys)
+
+
 def test_credentials_are_no_sign() -> None:
     headers = [(b"authorization", b"Bearer a"), (b"x-request-id", b"1"), (b"cookie", b"s=1")]
     assert both(headers, chat_request()) == both([], chat_request())

@@ -77,6 +77,33 @@ WRONG = {
         "dragoman.toml:1: upstreams.main.vllm",
         "model",
     ),
+    **{
+        f"empty-{name}": (
+            f'[upstreams.a]\nurl = "http://x/v1"\n[[models]]\n{name} = ""\n{other}',
+            f"dragoman.toml:4: models[0].{name}",
+            "length >= 1",
+        )
+        for name, other in (("name", ""), ("upstream_model", 'name = "m"'))
+    },
+    **{
+        f"{name}-of-{member}": (
+            f'[upstreams.a]\nurl = "http://x/v1"\n[[models]]\nname = "m"\n'
+            f'upstream = "a"\n{name} = {{ {member} = "x" }}',
+            f"dragoman.toml:6: models[0].{name}.{member}",
+            right,
+        )
+        for name, member, right in (
+            ("sets", "model", "upstream_model"),
+            ("defaults", "model", "upstream_model"),
+            ("sets", "stream", "callers say that"),
+            ("sets", "messages", "callers say that"),
+        )
+    },
+    "empty-model-of-vllm": (
+        '[upstreams.b.vllm]\nmodel = ""',
+        "dragoman.toml:2: upstreams.b.vllm.model",
+        "length >= 1",
+    ),
     "type": ('[server]\nport = "80"', "dragoman.toml:2: server.port", "int"),
     "type-of-table": ("server = 5", "dragoman.toml:1: server", "object"),
     "type-in-upstream": (
@@ -122,11 +149,36 @@ WRONG = {
         for name, value, needed in (
             ("session_cookie", "true", "urls"),
             ("eject_after", "5", "urls"),
+            ("drain_file", '"drain"', "urls"),
             ("health_interval_s", "0", "urls"),
             ("queue_limit", "0", "max_concurrent"),
             ("queue_timeout_s", "5", "max_concurrent"),
         )
     },
+    **{
+        f"raw-prompt-with-{name}": (
+            '[upstreams.a]\nurl = "http://x/v1"\nspeaks = "completions"\n'
+            f'[[models]]\nname = "m"\nupstream = "a"\n{name} = {value}',
+            f"dragoman.toml:7: models[0].{name}{below}",
+            "a raw prompt has no template",
+        )
+        for name, value, below in (
+            ("chat_template_kwargs", "{ a = 1 }", ""),
+            ("reasoning", "false", ""),
+            ("sets", "{ chat_template_kwargs = { a = 1 } }", ".chat_template_kwargs"),
+            ("defaults", "{ chat_template_kwargs = { a = 1 } }", ".chat_template_kwargs"),
+        )
+    },
+    "key-of-a-spawned-vllm": (
+        '[upstreams.a]\nkey = "sk-1"\n[upstreams.a.vllm]\nmodel = "m"',
+        "dragoman.toml:2: upstreams.a.key",
+        "'api_key' in its table",
+    ),
+    "key-of-the-demo": (
+        '[upstreams.a]\ndemo = true\nkey_env = "HOME"',
+        "dragoman.toml:3: upstreams.a.key_env",
+        "takes no key",
+    ),
     "two-keys": (
         '[upstreams.a]\nurl = "http://x/v1"\nkey = "a"\nkey_env = "B"',
         "dragoman.toml:4: upstreams.a.key_env",
@@ -334,6 +386,13 @@ def test_flag_takes_the_place_of_the_files_key(tmp_path: Path) -> None:
     path.write_text('[upstreams.default]\nurl = "http://x/v1"\nkey = "old"\n')
     upstream = load(path, {"upstreams.default.key_env": "NEW"}, {"NEW": "new"}).upstreams["default"]
     assert key_of(upstream, {"NEW": "new"}) == "new"
+
+
+def test_flag_for_a_vllm_takes_no_key_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "dragoman.toml"
+    path.write_text('[upstreams.default]\nurl = "http://x/v1"\nkey = "old"\n')
+    upstream = load(path, {"upstreams.default.vllm.model": "m"}).upstreams["default"]
+    assert (upstream.url, upstream.key) == (None, None)
 
 
 @pytest.mark.parametrize("key", ["sk-\nx", "sk-\x00", "sk-ü\u2026"])

@@ -173,10 +173,17 @@ def test_parts_are_read(body: JSON, part: Part) -> None:
     assert read_content([body], "c") == [part]
 
 
-@pytest.mark.parametrize("kind", ["text", "refusal", "image_url", "input_audio", "file"])
-def test_a_part_without_its_value_is_refused(kind: str) -> None:
-    with pytest.raises(MalformedRequest, match=f"'{kind}'") as caught:
-        read_content(["a", {"type": kind}], "c")
+@pytest.mark.parametrize(
+    "body",
+    [
+        *({"type": kind} for kind in ("text", "refusal", "image_url", "input_audio", "file")),
+        {"type": "image_url", "image_url": ""},
+        {"type": "image_url", "image_url": {"url": ""}},
+    ],
+)
+def test_a_part_without_its_value_is_refused(body: JSON) -> None:
+    with pytest.raises(MalformedRequest, match=f"'{body['type']}'") as caught:
+        read_content(["a", body], "c")
     assert caught.value.param == "c[1]"
 
 

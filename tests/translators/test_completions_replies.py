@@ -12,6 +12,7 @@ from translators.errors import UpstreamProtocolError
 from translators.events import Event, ResponseFailed, fold
 from translators.profiles import ThinkTags
 from translators.sse import Frame
+from translators.token_ids import carried
 from translators.translation import Translation
 from translators.unfold import unfold
 from translators.wire import JSON, decode, encode
@@ -114,6 +115,51 @@ def test_errors_name_the_callers_member() -> None:
     ]:
         body = encode({"error": {"message": "no", "param": theirs}})
         assert translation.error(400, body)[1]["error"]["param"] == ours
+
+
+# --- token ids -------------------------------------------------------------------------------
+
+
+def wanting_token_ids() -> Context:
+    ctx = context()
+    ctx.token_ids = True
+    return ctx
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"token_ids": [1]},
+        {"prompt_token_ids": [1]},
+        {"prompt_token_ids": [1], "token_ids": [2]},
+        {"prompt_token_ids": [1], "logprobs": {"tokens": ["Hi"], "token_logprobs": [-1.0]}},
+        {
+            "prompt_token_ids": [1],
+            "token_ids": [2],
+            "logprobs": {"tokens": ["Hi"], "token_logprobs": [None]},
+        },
+    ],
+)
+def test_token_ids_that_are_incomplete(members: JSON) -> None:
+    with pytest.raises(UpstreamProtocolError):
+        read_response(reply(choice("Hi", **members)), wanting_token_ids())
+    reader = CompletionsReader(wanting_token_ids())
+    reader.feed(frame(reply(choice("H", finish=None))))
+    with pytest.raises(UpstreamProtocolError):
+        reader.feed(frame(reply(choice("i", **members))))
+
+
+def test_a_reply_that_says_nothing_needs_no_token_ids() -> None:
+    assert read_response(reply(choice("")), wanting_token_ids()).output == [said("")]
+
+
+def test_token_ids_are_those_of_the_first_choice() -> None:
+    """Settings may ask for more of them, which nobody reads."""
+    told: JSON = {"prompt_token_ids": [1], "logprobs": {"token_logprobs": [-1.0]}}
+    choices = [choice("b", 1, token_ids=[9], **told), choice("a", 0, token_ids=[2], **told)]
+    (item,) = read_response(reply(*choices), wanting_token_ids()).output
+    assert carried(item)["generation_token_ids"] == [2]
 
 
 # --- log-probs -------------------------------------------------------------------------------

@@ -202,6 +202,24 @@ def test_a_broken_item_is_refused_at_its_place(body: JSON, param: str) -> None:
                 "c[0]",
             ),
         ),
+        *(
+            (body, OpaquePart(Dialect.CHAT, "video_url", {"type": "video_url", **member}, "c[0]"))
+            for member in [{"video_url": {"url": "u"}}]
+            for body in (
+                {"type": "input_video", "video": "u"},
+                {"type": "input_video", "video": "u", "video_url": None},
+                {"type": "video_url", **member},
+            )
+        ),
+        (
+            {"type": "audio_url", "audio_url": {"url": "u"}},
+            OpaquePart(
+                Dialect.CHAT,
+                "audio_url",
+                {"type": "audio_url", "audio_url": {"url": "u"}},
+                "c[0]",
+            ),
+        ),
         (
             {"type": "input_video", "video_url": {"url": "u", "fps": 1}},
             OpaquePart(
@@ -230,6 +248,26 @@ def test_a_broken_item_is_refused_at_its_place(body: JSON, param: str) -> None:
 )
 def test_parts_are_read(body: JSON, part: Part) -> None:
     assert read_content([body], "c") == [part]
+
+
+@pytest.mark.parametrize(
+    ("body", "member"),
+    [
+        ({"type": "input_image"}, "image_url"),
+        ({"type": "input_image", "image_url": ""}, "image_url"),
+        ({"type": "input_image", "image_url": {"url": ""}}, "image_url"),
+        ({"type": "image_url", "image_url": {"url": ""}}, "image_url"),
+        ({"type": "input_video"}, "video_url"),
+        ({"type": "input_video", "video_url": ""}, "video_url"),
+        ({"type": "input_video", "video_url": {"url": ""}}, "video_url"),
+        ({"type": "input_video", "video_url": "u", "video": "v"}, "video_url"),
+        ({"type": "input_audio", "input_audio": {"data": "d"}}, "input_audio"),
+    ],
+)
+def test_a_part_without_its_value_is_refused(body: JSON, member: str) -> None:
+    with pytest.raises(MalformedRequest) as caught:
+        read_content(["a", body], "c")
+    assert caught.value.param == f"c[1].{member}"
 
 
 @pytest.mark.parametrize(

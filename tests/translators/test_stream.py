@@ -232,6 +232,26 @@ def test_thoughts_are_split_from_answers(
     assert split(text, is_open=is_open) == (thought, answer)
 
 
+@pytest.mark.parametrize(
+    ("text", "thought", "answer"),
+    [
+        ('{"a": 1}', "", '{"a": 1}'),
+        (' \n[1, "</think>"]', "", ' \n[1, "</think>"]'),
+        ('a {</think>{"a": 1}', "a {", '{"a": 1}'),
+        ("a", "a", ""),
+        (" ", " ", ""),
+    ],
+)
+def test_bound_json_holds_no_thought(text: str, thought: str, answer: str) -> None:
+    """Where JSON was asked for, what begins as JSON is the answer, however it is cut."""
+    assert split(text, is_open=True, is_json=True) == (thought, answer)
+    splitter = ThinkSplitter(is_open=True, is_json=True)
+    pieces = [piece for character in text for piece in splitter.feed(character)]
+    pieces += splitter.finish()
+    assert "".join(piece for is_thought, piece in pieces if is_thought) == thought
+    assert "".join(piece for is_thought, piece in pieces if not is_thought) == answer
+
+
 def test_nothing_is_told_twice_at_the_end() -> None:
     splitter = ThinkSplitter(is_open=True)
     assert list(splitter.feed("a</thin")) == [(True, "a")]

@@ -168,3 +168,23 @@ def test_names_and_vendor_members() -> None:
     assert messages(said) == [{"role": "user", "content": "a", "name": "ann", "x": 1}]
     said = Message(Role.ASSISTANT, [Text("a")], name="bot", extra={"x": 1})
     assert messages(said) == [{"role": "assistant", "content": "a", "name": "bot", "x": 1}]
+
+
+def test_each_turns_first_call_is_signed_where_the_upstream_wants_that() -> None:
+    kept: JSON = {"google": {"thought_signature": "kept"}}
+    lost: JSON = {"google": {"thought_signature": "lost"}}
+    ctx = context(call_signatures=True, thought_signature="lost")
+    first = ToolCall("d", "f", "{}", extra={"extra_content": kept})
+    items: list[Item] = [call("a"), call("b"), result("a"), result("b"), call("c"), result("c")]
+    items += [first, call("e"), result("d"), result("e")]
+    assert signatures(items, ctx) == [[lost, None], [lost], [kept, None]]
+    assert [loss.param for loss in ctx.losses] == ["items"]
+    ctx = context()
+    assert signatures([first, result("d")], ctx) == [[None]]
+    assert [loss.why for loss in ctx.losses] == ["the upstream takes no 'extra_content' of calls"]
+
+
+def signatures(items: list[Item], ctx: Context) -> list[list[JSON]]:
+    """Those of each assistant message's calls."""
+    said = [m for m in messages(user("q"), *items, ctx=ctx) if m["role"] == "assistant"]
+    return [[entry.get("extra_content") for entry in m["tool_calls"]] for m in said]

@@ -38,6 +38,13 @@ upstream_model = "{model}"
 name = "rendered"
 upstream = "rendered"
 upstream_model = "{model}"
+
+[[models]]
+name = "policy"
+upstream = "rendered"
+upstream_model = "{model}"
+token_ids = true
+context_overflow = "incomplete"
 """
 IDS: Any = {"return_token_ids": True}
 PARAMETERS: Any = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -243,6 +250,28 @@ def test_a_json_schema_binds_the_answer(is_stream: bool, proxy: openai.OpenAI) -
     response = responses(proxy, "rendered", "Where is Oslo?", text=text, is_stream=is_stream)
     assert thought(response)  # until whose end vLLM, with a reasoning parser, lets the model write
     assert json.loads(response.output_text) == {"city": "Oslo"}
+
+
+@both
+def test_token_ids_are_those_of_vllm(
+    is_stream: bool, vllm: openai.OpenAI, proxy: openai.OpenAI
+) -> None:
+    more: Any = {"logprobs": True, "extra_body": IDS}
+    expected = chat(vllm, MODEL, **more)
+    (choice,) = expected.choices
+    item: Any = responses(proxy, "policy", ASKED, is_stream=is_stream).output[-1]
+    assert item.prompt_token_ids == expected.prompt_token_ids
+    assert item.generation_token_ids == choice.token_ids
+    probs = [entry.logprob for entry in choice.logprobs.content]
+    assert item.generation_log_probs == pytest.approx(probs, abs=5e-3)
+
+
+@both
+def test_a_prompt_that_is_too_long(is_stream: bool, proxy: openai.OpenAI) -> None:
+    response = responses(proxy, "policy", "Hello! " * 5000, is_stream=is_stream)
+    assert response.status == "incomplete"
+    assert response.incomplete_details.reason == "max_output_tokens"
+    assert response.output_text == ""
 
 
 def test_several_choices(proxy: openai.OpenAI) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from translators.canonical import ToolCall, ToolKind
 from translators.chat.freeform import InputDecoder
 from translators.chat.response import restore_name
+from translators.chat.schema import SIGNED
 from translators.context import Context
 from translators.errors import UpstreamProtocolError
 from translators.events import ArgumentsDelta, Event, ItemEnd, ItemStart
@@ -17,7 +18,7 @@ class _Call:
     ``decoder`` turns a function's arguments into a custom tool's text.
     """
 
-    __slots__ = ("call_id", "decoder", "is_closed", "item_index", "kind", "name", "pieces")
+    __slots__ = ("call_id", "decoder", "extra", "is_closed", "item_index", "kind", "name", "pieces")
 
     def __init__(self, call_id: str) -> None:
         self.call_id = call_id
@@ -27,6 +28,7 @@ class _Call:
         self.item_index: int | None = None
         self.is_closed = False
         self.decoder: InputDecoder | None = None
+        self.extra: dict[str, JSON] = {}
 
     def delta(self, text: str) -> list[Event]:
         """The event of more arguments, none if they bring no text yet."""
@@ -84,6 +86,8 @@ class CallReader:
         call = self._find(entry.get("index"), entry.get("id") or "", name)
         if custom:
             call.kind = ToolKind.CUSTOM
+        if (signed := entry.get(SIGNED)) is not None:
+            call.extra[SIGNED] = signed
         events: list[Event] = []
         if call.item_index is None:
             if name != call.name:
@@ -182,7 +186,7 @@ class CallReader:
 
     def _start(self, call: _Call, index: int) -> list[Event]:
         events = self.close_complete()
-        item = ToolCall(call.call_id, call.name, "", call.kind)
+        item = ToolCall(call.call_id, call.name, "", call.kind, extra=call.extra)
         restore_name(item, self._ctx)
         call.call_id = item.call_id
         call.item_index = index

@@ -61,9 +61,11 @@ def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
     match part:
         case schema.ContentPart(type="refusal", refusal=str(refusal)):
             return Refusal(refusal)
-        case schema.ContentPart(type="image_url", image_url=str(url)):
+        case schema.ContentPart(type="image_url", image_url=str(url)) if url:
             return Image(url=url, param=path)
-        case schema.ContentPart(type="image_url", image_url=schema.ImageURL() as image):
+        case schema.ContentPart(type="image_url", image_url=schema.ImageURL() as image) if (
+            image.url
+        ):
             return Image(url=image.url, detail=image.detail, param=path)
         case schema.ContentPart(type="input_audio", input_audio=schema.InputAudio() as audio):
             return Audio(audio.data, audio.format, param=path)

@@ -24,7 +24,7 @@ REQUEST: Table = {
     "moderation": Row(Fate.EXACT, "sent as it is"),
     "n": Row(Fate.REFUSED, "a Responses upstream gives one choice only"),
     "parallel_tool_calls": _EXACT,
-    "prediction": Row(Fate.LOST, "a Responses upstream predicts nothing; the answer is the same"),
+    "prediction": Row(Fate.LOST, "nothing is predicted; the answer is the same"),
     "presence_penalty": _BY_PROFILE,
     "prompt_cache_key": _EXACT,
     "prompt_cache_options": _EXACT,

@@ -96,7 +96,9 @@ class ChatReader(StreamReader):
         self._blank = ""
         tags = think_tags(ctx)
         self._splitter = (
-            None if tags is ThinkTags.OFF else ThinkSplitter(is_open=tags is ThinkTags.OPENED)
+            None
+            if tags is ThinkTags.OFF
+            else ThinkSplitter(is_open=tags is ThinkTags.OPENED, is_json=ctx.wants_json)
         )
         self._logprobs: list[JSON] = []
         self._finish_reason: str | None = None

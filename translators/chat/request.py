@@ -166,10 +166,13 @@ def read_assistant(
 
 def _read_call(call: schema.ToolCall, path: str, fault: type[TranslationError]) -> ToolCall:
     custom, function = call.custom, call.function
+    extra = {} if call.extra_content is None else {schema.SIGNED: call.extra_content}
     if custom is not None:
-        return ToolCall(call.id or "", custom.name, custom.input, ToolKind.CUSTOM)
+        kind = ToolKind.CUSTOM
+        return ToolCall(call.id or "", custom.name, custom.input, kind, extra=extra)
     if function is not None and function.name:
-        return ToolCall(call.id or "", function.name, read_arguments(function.arguments))
+        arguments = read_arguments(function.arguments)
+        return ToolCall(call.id or "", function.name, arguments, extra=extra)
     raise fault(f"Invalid '{path}': the call has no function name.", param=path)
 
 
@@ -215,6 +218,7 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         if request.top_logprobs is not None:
             body["top_logprobs"] = request.top_logprobs
     if request.format is not None and ctx.bound_tool is None:  # else the answer has no text
+        ctx.wants_json = request.format.kind != "text"
         body["response_format"] = write_format(request.format)
     if request.verbosity is not None:
         body["verbosity"] = request.verbosity

@@ -162,7 +162,8 @@ def _read_output(
     fault = UpstreamProtocolError
     tags = think_tags(ctx)
     if tags is not ThinkTags.OFF and isinstance(message.content, str):
-        thought, answer = split(message.content, is_open=tags is ThinkTags.OPENED)
+        is_open = tags is ThinkTags.OPENED
+        thought, answer = split(message.content, is_open=is_open, is_json=ctx.wants_json)
         thought = (message.reasoning or message.reasoning_content or "") + thought
         message = msgspec.structs.replace(message, content=answer, reasoning=thought)
     if isinstance(message.content, list):
@@ -362,9 +363,10 @@ def reasoning_members(text: JSON, ctx: Context) -> Mapping[str, JSON]:
 
 def write_call(call: ToolCall, ctx: Context) -> dict[str, JSON]:
     """An entry of ``tool_calls``."""
+    signed = {name: call.extra[name] for name in (schema.SIGNED,) if name in call.extra}
     name = ctx.tool_names.flat(call.name, call.namespace)
     if call.kind is ToolKind.CUSTOM:
         custom = {"name": name, "input": call.arguments}
-        return {"id": call.call_id, "type": "custom", "custom": custom}
+        return {"id": call.call_id, "type": "custom", "custom": custom, **signed}
     function = {"name": name, "arguments": call.arguments}
-    return {"id": call.call_id, "type": "function", "function": function}
+    return {"id": call.call_id, "type": "function", "function": function, **signed}

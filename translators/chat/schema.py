@@ -8,6 +8,9 @@ import msgspec
 
 from translators.wire import JSON
 
+SIGNED = "extra_content"
+"""Member of a tool call in which Google has the signature of the thoughts before it."""
+
 
 class Function(msgspec.Struct):
     """``function`` of a tool call; ``arguments`` is text, though some servers send an object."""
@@ -30,6 +33,7 @@ class ToolCall(msgspec.Struct):
     type: str | None = None
     function: Function | None = None
     custom: Custom | None = None
+    extra_content: JSON = None
 
 
 class Message(msgspec.Struct):

@@ -26,6 +26,7 @@ from translators.canonical import (
 )
 from translators.chat.content import write_content
 from translators.chat.freeform import wrap
+from translators.chat.schema import SIGNED
 from translators.context import Context
 from translators.errors import UnsupportedFeature
 from translators.names import ToolNames
@@ -83,7 +84,8 @@ class _Turns:
                 param=item.param,
             )
         if type(item) is ToolCall:
-            self._calls.append(self._write_call(item))
+            call = self._write_call(item)
+            self._calls.append(call | self._signed(item) if item.extra else call)
         elif type(item) is Message:
             self._say(item)
         elif type(item) is Reasoning:
@@ -130,6 +132,22 @@ class _Turns:
         function = {"name": name, "arguments": arguments}
         return {"id": call.call_id, "type": "function", "function": function}
 
+    def _signed(self, call: ToolCall) -> dict[str, JSON]:
+        """A call's signature, for the upstreams that want it back."""
+        if SIGNED not in call.extra:
+            return {}
+        if self._ctx.profile.call_signatures:
+            return {SIGNED: call.extra[SIGNED]}
+        self._ctx.lose("items", f"the upstream takes no '{SIGNED}' of calls")
+        return {}
+
+    def _sign(self, first: dict[str, JSON]) -> None:
+        """Give a turn's first call a signature, where it needs one and has none."""
+        signature = self._ctx.profile.thought_signature
+        if signature is not None and SIGNED not in first:
+            self._ctx.lose("items", "the caller did not keep the signatures of earlier calls")
+            first[SIGNED] = {"google": {"thought_signature": signature}}
+
     def end_turn(self) -> None:
         """Write the assistant turn under way, if there is one."""
         reasoning, said, calls = self._reasoning, self._said, self._calls
@@ -146,6 +164,7 @@ class _Turns:
         if reasoning:
             self._set_reasoning(message, reasoning, calls=bool(calls))
         if calls:
+            self._sign(calls[0])
             message["tool_calls"] = calls
         if said is not None:
             if said.name is not None:

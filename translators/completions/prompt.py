@@ -3,7 +3,7 @@
 Spec: vLLM, "OpenAI-compatible server", "Tokenizer API"; ``TokenizeChatRequest``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from translators.canonical import (
     Item,
@@ -38,9 +38,12 @@ TEMPLATE_MEMBERS = frozenset(
         "documents",
         "mm_processor_kwargs",
         "media_io_kwargs",
+        "required_prefix_token_ids",
     }
 )
 """Members of a Chat request on which its prompt depends."""
+
+_TEMPLATE_ONLY = TEMPLATE_MEMBERS - {"add_special_tokens"}  # which raw prompts know too
 
 _RAW_ROLES = ((Role.USER,), (Role.SYSTEM, Role.USER), (Role.DEVELOPER, Role.USER))
 
@@ -124,6 +127,14 @@ def _template_arguments(request: Request, ctx: Context) -> JSON:
     if ctx.profile.thinking_switch is not None:
         arguments.setdefault(ctx.profile.thinking_switch, request.effort != "none")
     return arguments
+
+
+def without_template(members: Mapping[str, JSON], ctx: Context) -> dict[str, JSON]:
+    """A request's members beside a raw prompt, for which no template is rendered."""
+    for name in members:
+        if name in _TEMPLATE_ONLY:
+            ctx.lose(name, "a raw prompt has no template")
+    return {name: value for name, value in members.items() if name not in _TEMPLATE_ONLY}
 
 
 def ask_for_prompt(body: dict[str, JSON]) -> dict[str, JSON] | None:

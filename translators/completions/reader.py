@@ -9,6 +9,7 @@ from translators.chat.reader import ChatReader
 from translators.codec import StreamReader
 from translators.completions import schema
 from translators.completions.response import PARAMS, read_choice
+from translators.completions.token_ids import Gatherer
 from translators.context import Context
 from translators.envelope import error_of, is_error
 from translators.errors import UpstreamProtocolError
@@ -24,6 +25,7 @@ class CompletionsReader(StreamReader):
         """Make a reader for one stream."""
         self._ctx = ctx
         self._main = ChatReader(ctx)
+        self._gatherer = Gatherer() if ctx.token_ids else None
         self._alternatives: dict[int, ChatReader] = {}
         self._is_over = False
 
@@ -31,7 +33,7 @@ class CompletionsReader(StreamReader):
         """Events of one frame; none after the end.
 
         Raises:
-            UpstreamProtocolError: The frame is not a chunk.
+            UpstreamProtocolError: The frame is not a chunk, or the last one lacks token ids.
         """
         if self._is_over:
             return []
@@ -50,7 +52,10 @@ class CompletionsReader(StreamReader):
 
     def _read(self, chunk: dict[str, JSON], choices: list[JSON]) -> list[Event]:
         """Events of a chunk; what it has beside its choices is the main answer's."""
-        read = [read_choice(choice, i, "delta", self._ctx) for i, choice in enumerate(choices)]
+        read = [
+            read_choice(choice, i, "delta", self._ctx, self._gatherer)
+            for i, choice in enumerate(choices)
+        ]
         main = [choice for index, choice in read if index == 0]
         events = self._main.read({**chunk, "choices": main})
         bare = {name: chunk.get(name) for name in ("id", "created", "model")}

@@ -7,11 +7,12 @@ from translators.canonical import Request
 from translators.chat.tools import write_format
 from translators.completions.fates import REQUEST
 from translators.completions.prompt import (
-    TEMPLATE_MEMBERS,
     check_text,
+    without_template,
     write_conversation,
     write_raw_prompt,
 )
+from translators.completions.token_ids import ask
 from translators.context import Context
 from translators.errors import UnsupportedFeature
 from translators.fates import Fate, with_fate
@@ -27,7 +28,6 @@ _REFUSED = {
 """Completions' own members that a caller of another dialect may not slip in."""
 
 _LOST = with_fate(REQUEST, Fate.LOST)
-_TEMPLATE_ONLY = TEMPLATE_MEMBERS - {"add_special_tokens"}  # which raw prompts know too
 
 
 def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
@@ -43,26 +43,21 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         if request.extra.get(name):
             raise UnsupportedFeature(f"'{name}': {why}.", param=name)
     check_text(request.items)
-    extra = dict(request.extra)
+    extra = request.extra
     body: dict[str, JSON] = {"model": request.model}
     if ctx.profile.render is Render.RAW:
         body["prompt"] = write_raw_prompt(request, ctx)
-        _lose_template(request, extra, ctx)
+        extra = without_template(extra, ctx)
+        if request.effort is not None:
+            ctx.lose("effort", "a raw prompt has no template")
     else:
         body |= write_conversation(request, ctx)
     body |= _write_options(request, ctx)
     for name in ctx.profile.refuses:
         if body.pop(name, None) is not None:
             ctx.lose(name, "the upstream refuses this member")
-    return {**extra, **body}
-
-
-def _lose_template(request: Request, extra: dict[str, JSON], ctx: Context) -> None:
-    for name in [name for name in extra if name in _TEMPLATE_ONLY]:
-        del extra[name]
-        ctx.lose(name, "a raw prompt has no template")
-    if request.effort is not None:
-        ctx.lose("effort", "a raw prompt has no template")
+    body = {**extra, **body}
+    return ask(body, ctx) if ctx.token_ids else body
 
 
 def _write_options(request: Request, ctx: Context) -> dict[str, JSON]:
@@ -84,6 +79,7 @@ def _write_options(request: Request, ctx: Context) -> dict[str, JSON]:
         ctx.top_logprobs = request.top_logprobs if isinstance(request.top_logprobs, int) else 0
         options["logprobs"] = request.top_logprobs or 0
     if request.format is not None:
+        ctx.wants_json = request.format.kind != "text"
         options["response_format"] = write_format(request.format)
     if request.stream:
         options["stream"] = True

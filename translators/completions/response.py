@@ -6,6 +6,7 @@ Spec: Completions, "The completion object"; vLLM, ``CompletionLogProbs``.
 from translators.canonical import Response
 from translators.chat import response as chat
 from translators.completions import schema
+from translators.completions.token_ids import Gatherer
 from translators.context import Context
 from translators.envelope import is_error
 from translators.errors import UpstreamProtocolError
@@ -19,7 +20,8 @@ PARAMS = {
 }
 """Completions' request members -> canonical ones, where the names differ."""
 
-_CHOICE_MEMBERS = known_members(schema.Choice)
+_VENDORS_OWN = {"token_ids", "prompt_token_ids", "routed_experts"}
+_CHOICE_MEMBERS = known_members(schema.Choice) - _VENDORS_OWN
 
 
 def read_response(body: dict[str, JSON], ctx: Context) -> Response:
@@ -28,14 +30,15 @@ def read_response(body: dict[str, JSON], ctx: Context) -> Response:
     There are no more choices than the caller asked for.
 
     Raises:
-        UpstreamProtocolError: The body breaks the schema or has no choice.
+        UpstreamProtocolError: The body breaks the schema, has no choice, or lacks token ids.
     """
     if is_error(body, "choices"):
         return chat.read_response(body, ctx)
     wire = open_as(schema.Completion, body, "", UpstreamProtocolError)
     if not wire.choices:
         raise UpstreamProtocolError("The upstream's reply has no choices.", param="choices")
-    choices = [read_choice(c, i, "message", ctx) for i, c in enumerate(wire.choices)]
+    gatherer = Gatherer() if ctx.token_ids else None
+    choices = [read_choice(c, i, "message", ctx, gatherer) for i, c in enumerate(wire.choices)]
     (_, first), *others = sorted(choices, key=lambda choice: choice[0])
     response = chat.read_response({**body, "choices": [first]}, ctx)
     response.alternatives = [
@@ -45,7 +48,7 @@ def read_response(body: dict[str, JSON], ctx: Context) -> Response:
 
 
 def read_choice(
-    body: JSON, position: int, member: str, ctx: Context
+    body: JSON, position: int, member: str, ctx: Context, gatherer: Gatherer | None = None
 ) -> tuple[int, dict[str, JSON]]:
     """A choice's index, and the same as a Chat choice.
 
@@ -54,9 +57,10 @@ def read_choice(
         position: Its place in ``choices``.
         member: Where Chat has the text: ``message``, or ``delta`` in a chunk.
         ctx: Knows how many log-probs were asked for.
+        gatherer: Gathers the token ids of the first choice, if they are wanted.
 
     Raises:
-        UpstreamProtocolError: It breaks the schema.
+        UpstreamProtocolError: It breaks the schema, or is complete without its token ids.
     """
     choice = open_as(schema.Choice, body, f"choices[{position}]", UpstreamProtocolError)
     members: dict[str, JSON] = {
@@ -65,8 +69,13 @@ def read_choice(
         member: {"content": choice.text},
         "finish_reason": choice.finish_reason,
     }
-    if choice.logprobs is not None:
+    if choice.logprobs is not None and "logprobs" not in ctx.unasked:
         members["logprobs"] = {"content": read_logprobs(choice.logprobs, ctx.top_logprobs)}
+    if gatherer is not None and choice.index == 0:
+        members = {name: value for name, value in members.items() if name not in ctx.unasked}
+        gatherer.take(choice)
+        if member == "message" or choice.finish_reason is not None:
+            members[member] |= gatherer.token_ids()
     return choice.index, members
 
 

@@ -27,6 +27,9 @@ class Choice(msgspec.Struct):
     text: str | None = None
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+    routed_experts: JSON = None
 
 
 class Completion(msgspec.Struct):

@@ -13,7 +13,12 @@ from translators.responses import schema
 from translators.responses.fates import PARTS
 from translators.wire import JSON, encode, open_as
 
-_VALUES = {"refusal": "refusal", "input_image": "image_url", "input_audio": "input_audio"}
+_VALUES = {
+    "refusal": "refusal",
+    "input_image": "image_url",
+    "image_url": "image_url",
+    "input_audio": "input_audio",
+}
 _TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 
 
@@ -47,10 +52,12 @@ def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
     match part:
         case schema.ContentPart(type="refusal", refusal=str(refusal)):
             return Refusal(refusal)
-        case schema.ContentPart(type="input_image" | "image_url", image_url={"url": str(url)}):
+        case schema.ContentPart(type="input_image" | "image_url", image_url={"url": str(url)}) if (
+            url
+        ):
             detail = part.image_url.get("detail") or part.detail
             return Image(url=url, detail=detail, param=path)
-        case schema.ContentPart(type="input_image" | "image_url", image_url=str(url)):
+        case schema.ContentPart(type="input_image" | "image_url", image_url=str(url)) if url:
             return Image(url=url, detail=part.detail, param=path)
         case schema.ContentPart(type="input_image", file_id=str(file_id)):
             return Image(file_id=file_id, detail=part.detail, param=path)
@@ -59,12 +66,9 @@ def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
                 case {"data": str(data), "format": str(audio_format)}:
                     return Audio(data, audio_format, param=path)
         case schema.ContentPart(type="input_video"):
-            # vLLM's name for a video in Chat; Responses has no such part at OpenAI.
-            url = body.get("video_url")
-            video = url if isinstance(url, dict) else {"url": url}
-            return OpaquePart(
-                Dialect.CHAT, "video_url", {"type": "video_url", "video_url": video}, path
-            )
+            return _read_video(body, path, fault)
+        case schema.ContentPart(type="video_url" | "audio_url" as kind):
+            return OpaquePart(Dialect.CHAT, kind, body, path)  # vLLM's, as it has them in Chat
         case schema.ContentPart(type="input_file"):
             return File(
                 data=part.file_data,
@@ -74,10 +78,26 @@ def _read_part(body: JSON, path: str, fault: type[TranslationError]) -> Part:
                 detail=part.detail,
                 param=path,
             )
-        case _ if part.type not in _TEXTS and part.type not in ("refusal", "input_image"):
+        case _ if part.type not in _TEXTS and part.type not in _VALUES:
             return OpaquePart(Dialect.RESPONSES, part.type, body, param=path)
     param = f"{path}.{_VALUES.get(part.type, 'text')}"
     raise fault(f"Missing required parameter: '{param}'.", param=param)
+
+
+def _read_video(body: dict[str, JSON], path: str, fault: type[TranslationError]) -> Part:
+    """A video in NeMo Gym's words, since Responses has no such part: a URL in one of two members.
+
+    vLLM takes it in Chat, where it may also be an object with a URL.
+    """
+    given = [body[name] for name in ("video_url", "video") if body.get(name)]
+    match given:
+        case [str(url)] | [{"url": str(url)}] if url:
+            video = given[0] if isinstance(given[0], dict) else {"url": url}
+            return OpaquePart(
+                Dialect.CHAT, "video_url", {"type": "video_url", "video_url": video}, path
+            )
+    param = f"{path}.video_url"
+    raise fault(f"Invalid '{param}': expected a URL, here or in 'video'.", param=param)
 
 
 def write_input(parts: Sequence[Part], role: Role = Role.USER) -> JSON:

@@ -185,6 +185,7 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         body["top_logprobs"] = request.top_logprobs or 0
     text = {}
     if request.format is not None:
+        ctx.wants_json = request.format.kind != "text"
         text["format"] = write_format(request.format)
     if request.verbosity is not None:
         text["verbosity"] = request.verbosity

@@ -41,7 +41,7 @@ def _split_message(message: Message, ctx: Context) -> list[Item]:
     match message.parts:
         case [Text() as text, *others]:
             is_open = ctx.profile.think_tags is ThinkTags.OPENED
-            thought, answer = split(text.text, is_open=is_open)
+            thought, answer = split(text.text, is_open=is_open, is_json=ctx.wants_json)
             if not thought:
                 said = [msgspec.structs.replace(text, text=answer), *others]
                 return [msgspec.structs.replace(message, parts=said)]
@@ -65,7 +65,9 @@ class ThoughtReader(StreamReader):
         """Make a reader for one stream out of one that reads the text as it is."""
         self._reader = reader
         is_open = ctx.profile.think_tags is ThinkTags.OPENED
-        self._splitter: ThinkSplitter | None = ThinkSplitter(is_open=is_open)
+        self._splitter: ThinkSplitter | None = ThinkSplitter(
+            is_open=is_open, is_json=ctx.wants_json
+        )
         self._index: int | None = None
         self._message: ItemStart | None = None
         self._is_thinking = False
