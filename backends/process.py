@@ -56,6 +56,7 @@ class ManagedProcess:
         probe: Says when it is ready. It should limit its own time, but may hang.
         env: The whole environment; ours if absent.
         on_line: Receives every line of its log, without line end. Must not raise.
+        on_state: Is called when it came into another state. Must not raise.
         explain: Makes a sentence of an exit status nobody asked for.
         redact: Secrets that are masked in lines before anyone sees them.
         stall_s: It failed if there is neither a log line nor readiness for so long.
@@ -75,6 +76,7 @@ class ManagedProcess:
         probe: Probe,
         env: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
+        on_state: Callable[[], None] | None = None,
         explain: Callable[[int], str] | None = None,
         redact: Sequence[str] = (),
         stall_s: float = 600.0,
@@ -89,6 +91,7 @@ class ManagedProcess:
         self._probe = probe
         self._env = dict(os.environ if env is None else env)
         self._on_line = on_line
+        self._on_state = on_state
         self._explain = explain or describe_status
         self._redact = tuple(redact)
         self._stall_s = stall_s
@@ -199,6 +202,8 @@ class ManagedProcess:
         bad = by_itself or state in (State.FAILED, State.UNHEALTHY)
         level = _log.warning if bad else _log.info
         level("process_state", process=self.name, state=state.value, was=was.value, reason=reason)
+        if self._on_state is not None:
+            self._on_state()
 
     async def _supervise(self) -> None:
         try:

@@ -23,6 +23,7 @@ from backends.errors import (
     BackendConnectTimeout,
     BackendError,
     BackendExited,
+    BackendQueueFull,
     BackendTimeout,
     BackendUnavailable,
 )
@@ -109,8 +110,9 @@ class ReplicaSet:
 
     A request of a session goes to the first replica in the session's order that is fit for it,
     one without a session to the replica with the fewest requests open. Where no connection could
-    be made, so that nothing was sent, the next replica is tried, once. If none is fit, the first
-    is tried all the same: what the caller then hears of is the real trouble.
+    be made, or the queue was full after all, so that nothing was sent, the next replica is tried,
+    once. If none is fit, the first is tried all the same: what the caller then hears of is the
+    real trouble.
 
     Replicas may have a member ``is_full``, which says that they would refuse.
     """
@@ -174,13 +176,13 @@ class ReplicaSet:
         """Send a request to the replica that it belongs to; see ``Backend.send``.
 
         Raises:
-            BackendError: The replica gave no reply, or neither of two accepted a connection.
+            BackendError: The replica gave no reply, or neither of two accepted the request.
         """
         order = self._in_turn() if request.session is None else self._known_order(request.session)
         replica, weight = self._best(order)
         try:
             return await self._send(replica, weight, request)
-        except (BackendUnavailable, BackendConnectTimeout):
+        except (BackendUnavailable, BackendConnectTimeout, BackendQueueFull):
             if len(self._replicas) == 1:
                 raise
         # Chosen anew, since much may have happened while the request waited.

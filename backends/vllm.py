@@ -6,21 +6,22 @@ the user's arguments; we add only what is needed to reach it.
 
 import asyncio
 import contextlib
+import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final, assert_never
 
 import structlog
 
-from backends.base import UpstreamReply, UpstreamRequest
 from backends.errors import BackendError, BackendExited, BackendUnavailable
 from backends.guardian import DEFAULT_GRACE_S
 from backends.leftovers import remembering
 from backends.process import State
 from backends.spawn import Spawn, spawn_guarded
+from backends.spawned import SpawnedVllm
 from backends.supervision import Supervision
 from backends.vllm_command import (
     Flag,
@@ -38,11 +39,12 @@ RETRY_AFTER_S: Final = 5
 
 _SHOWN_LINES: Final = 10
 _EXIT_NOTICE_S: Final = 0.5
+_KEPT_SERVERS: Final = 2  # the one at work, and the one before, of which callers may still ask
 
 _log = structlog.get_logger("dragoman")
 
 
-class VllmBackend:
+class VllmBackend(SpawnedVllm[VllmServer]):
     """Starts vLLM for one model, talks to it, and restarts it.
 
     Args:
@@ -111,8 +113,12 @@ class VllmBackend:
             rules=rules,
             leftovers=leftovers,
             grace_s=grace_s,
+            on_turn=self._tell,
             clock=clock,
         )
+        self._servers: deque[VllmServer] = deque(maxlen=_KEPT_SERVERS)
+        self._launches = itertools.count(1)
+        self._listener: Callable[[], None] | None = None
 
     @property
     def name(self) -> str:
@@ -145,29 +151,69 @@ class VllmBackend:
         """Why it is not running, in one sentence; empty if nothing is wrong."""
         return self._life.reason
 
+    @property
+    def server(self) -> VllmServer | None:
+        """The server, while it is ready."""
+        return self._life.server if self.state is State.READY else None
+
+    def launched(self, number: int) -> VllmServer:
+        """The server of this launch, or the earliest that is remembered; there has to be one."""
+        servers = (server for server in self._servers if server.number == number)
+        return next(servers, self._servers[0])
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have somebody told when state, model or version may be others; it must not raise."""
+        self._listener = listener
+
     async def start(self) -> None:
         """Begin to start vLLM; returns at once."""
         self._life.begin()
 
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
-        """Send a request through the inner backend; during a restart it may wait for its end.
+    async def ready(self) -> VllmServer:
+        """The server, after a wait for its restart if it must be and may be waited for.
 
         Raises:
-            BackendUnavailable: vLLM starts, is being restarted or does not work; the message has
-                the phase or the reason.
-            BackendExited: It ended or could not be started; the message has reason and last lines.
-            BackendError: What the inner backend raises.
+            BackendError: It is not ready.
         """
-        server = await self._ready_server()
+        if self._rules.wait_s > 0 and self._life.comes_back:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._rules.wait_s):
+                    await self._life.wait_back()
+        server = self.server
+        if server is None:
+            raise self._not_ready()
+        return server
+
+    async def after(self, server: VllmServer, error: BackendError) -> VllmServer:
+        """The server that follows one which refuses connections, as one about to end does.
+
+        Raises:
+            BackendError: It is not waited for, or not ready in time.
+        """
+        if not self._rules.restart or self._rules.wait_s <= 0:
+            raise await self.why_broken(server, error) from error
+        await server.process.wait_ended(self._rules.wait_s)
+        return await self.ready()
+
+    async def why_broken(self, server: VllmServer, error: BackendError) -> BackendError:
+        """What to tell a caller of a refused or broken connection: often vLLM's end is behind."""
+        match await server.process.wait_ended(_EXIT_NOTICE_S):
+            case State.EXITED | State.FAILED:
+                return self._ended(server)
+            case State.STOPPING | State.UNHEALTHY:
+                return self._not_ready()
+        return error
+
+    async def check_survival(self, server: VllmServer) -> None:
+        """See whether the engine survived a request that failed.
+
+        Raises:
+            BackendExited: It did not.
+        """
         try:
-            reply = await server.send(request, partial(self._why_broken, server))
-        except BackendUnavailable as exc:
-            # It was refused, so nothing was sent yet: the request waits as if it came later.
-            server = await self._server_after(server, exc)
-            reply = await server.send(request, partial(self._why_broken, server))
-        if reply.status == 500:
-            await self._check_survival(server, reply)
-        return reply
+            await server.check_health()
+        except BackendError as exc:
+            raise self._unwell(server, exc) from exc
 
     async def probe(self) -> None:
         """Ask vLLM for its health and its models.
@@ -175,8 +221,8 @@ class VllmBackend:
         Raises:
             BackendError: It is not ready, or does not answer well.
         """
-        server = self._life.server
-        if self.state is not State.READY or server is None:
+        server = self.server
+        if server is None:
             raise self._not_ready()
         try:
             await server.check()
@@ -197,12 +243,14 @@ class VllmBackend:
             port=self._choose_port(),
         )
         _log.info("vllm_start", backend=self._name, command=printable(launch.command))
-        return VllmServer(
+        server = VllmServer(
+            next(self._launches),
             launch,
             name=self._name,
             connect=self._connect,
             log_file=self._log_file,
             on_phase=on_phase,
+            on_state=self._tell,
             rules=self._rules,
             stall_s=self._stall_s,
             poll_s=self._poll_s,
@@ -210,20 +258,12 @@ class VllmBackend:
             clock=self._clock,
             spawn=self._spawn,
         )
+        self._servers.append(server)
+        return server
 
-    async def _check_survival(self, server: VllmServer, reply: UpstreamReply) -> None:
-        """See whether the engine survived a request that failed.
-
-        Raises:
-            BackendExited: It did not; the reply is closed.
-        """
-        try:
-            await server.check_health()
-        except BaseException as exc:
-            await reply.aclose()
-            if isinstance(exc, BackendError):
-                raise self._unwell(server, exc) from exc
-            raise
+    def _tell(self) -> None:
+        if self._listener is not None:
+            self._listener()
 
     def _unwell(self, server: VllmServer, error: BackendError) -> BackendExited:
         """What to tell of a server that is not well, before its end is noticed."""
@@ -233,41 +273,6 @@ class VllmBackend:
             backend=self._name,
             retry_after_s=RETRY_AFTER_S if self._rules.restart else None,
         )
-
-    async def _why_broken(self, server: VllmServer, error: BackendError) -> BackendError:
-        """What to tell a caller of a refused or broken connection: often vLLM's end is behind."""
-        match await server.process.wait_ended(_EXIT_NOTICE_S):
-            case State.EXITED | State.FAILED:
-                return self._ended(server)
-            case State.STOPPING | State.UNHEALTHY:
-                return self._not_ready()
-        return error
-
-    async def _server_after(self, server: VllmServer, error: BackendError) -> VllmServer:
-        """The server that follows one which refuses connections, as one about to end does.
-
-        Raises:
-            BackendError: It is not waited for, or not ready in time.
-        """
-        if not self._rules.restart or self._rules.wait_s <= 0:
-            raise await self._why_broken(server, error) from error
-        await server.process.wait_ended(self._rules.wait_s)
-        return await self._ready_server()
-
-    async def _ready_server(self) -> VllmServer:
-        """The server, after a wait for its restart if it must be and may be waited for.
-
-        Raises:
-            BackendError: It is not ready.
-        """
-        if self._rules.wait_s > 0 and self._life.comes_back:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._rules.wait_s):
-                    await self._life.wait_back()
-        server = self._life.server
-        if self.state is not State.READY or server is None:
-            raise self._not_ready()
-        return server
 
     def _not_ready(self) -> BackendError:
         """What to tell a caller while vLLM cannot be asked."""

@@ -46,6 +46,7 @@ class VllmLife:
         rules: When a server counts as unhealthy, and how it is restarted.
         leftovers: Folder of files by which an earlier run's processes are found; none if absent.
         grace_s: Time these have to end by themselves, if that is little.
+        on_turn: Is called when it is ready, and at the very end.
         clock: Seconds, for progress and how long a server was ready.
     """
 
@@ -57,6 +58,7 @@ class VllmLife:
         rules: Supervision,
         leftovers: Path | None = None,
         grace_s: float = DEFAULT_GRACE_S,
+        on_turn: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.server: VllmServer | None = None
@@ -65,6 +67,7 @@ class VllmLife:
         self._rules = rules
         self._leftovers = leftovers
         self._leftovers_grace_s = min(grace_s, _LEFTOVERS_GRACE_S)
+        self._on_turn = on_turn
         self._clock = clock
 
         self._task: asyncio.Task[None] | None = None
@@ -172,6 +175,7 @@ class VllmLife:
         """Wake the requests that wait for a restart."""
         self._turn.set()
         self._turn = asyncio.Event()
+        self._on_turn()
 
     async def _live_once(self) -> bool:
         """One server from its launch to its end; whether another one is due."""

@@ -48,11 +48,13 @@ class VllmServer:
     """One launch of vLLM; another launch is another object.
 
     Args:
+        number: Which launch of its backend it is.
         launch: Its command, environment and address.
         name: The upstream's name in logs and errors.
         connect: Makes the inner backends, one for ``/v1`` and one for ``/health``.
         log_file: Where its whole output is appended; nowhere if absent.
         on_phase: Is told when the log begins another phase.
+        on_state: Is told when the process came into another state.
         rules: When its engine counts as stalled.
         stall_s: The start failed if vLLM logs nothing for so long.
         poll_s: Pause between two questions whether it is ready.
@@ -63,12 +65,14 @@ class VllmServer:
 
     def __init__(
         self,
+        number: int,
         launch: Launch,
         *,
         name: str,
         connect: Connect,
         log_file: Path | None,
         on_phase: Callable[[], None],
+        on_state: Callable[[], None],
         rules: Supervision,
         stall_s: float,
         poll_s: float,
@@ -76,17 +80,18 @@ class VllmServer:
         clock: Callable[[], float],
         spawn: Spawn,
     ) -> None:
+        self.number = number
         self.launch = launch
+        self.traffic = Traffic()
         self.reader = LogReader()
         self.served: tuple[str, ...] = ()
         self.version: str | None = None
         self._name = name
         self._on_phase = on_phase
         self._answer_s = rules.stall_answer_s
-        self._traffic = Traffic()
         self._stall = StallWatch(
             name=name,
-            traffic=self._traffic,
+            traffic=self.traffic,
             read_metrics=self._read_metrics,
             ask=self._ask_for_a_token,
             stall_s=rules.stall_s,
@@ -101,6 +106,7 @@ class VllmServer:
             probe=self._answers,
             env=launch.env,
             on_line=self._on_line,
+            on_state=on_state,
             explain=self.reader.explain,
             redact=[launch.api_key] if launch.api_key else [],
             stall_s=stall_s,
@@ -118,7 +124,7 @@ class VllmServer:
 
     async def send(self, request: UpstreamRequest, explain: Explain) -> UpstreamReply:
         """Send a request to its API; ``explain`` makes errors of broken connections."""
-        return await self._traffic.send(self._api.send, request, explain)
+        return await self.traffic.send(self._api.send, request, explain)
 
     async def check(self) -> None:
         """Ask for health and models, within a time limit.

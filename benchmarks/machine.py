@@ -33,25 +33,26 @@ def cpu_ns(pid: int) -> int:
     the sum of ``/proc/PID/stat``'s ``utime`` and ``stime`` without rounding it to 10 ms.
     """
     total = time.clock_gettime_ns((~pid << 3) | _CPUCLOCK_SCHED)
-    for child in _children(pid):
+    for child in children(pid):
         with contextlib.suppress(OSError):  # it just ended
             total += cpu_ns(child)
     return total
 
 
-def _children(pid: int) -> list[int]:
-    children: list[int] = []
+def children(pid: int) -> list[int]:
+    """Process ids of a process's living children."""
+    found: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):
-            children += map(int, (task / "children").read_text().split())
-    return children
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def resident_mb(pid: int) -> float:
     """Resident memory of a process and its descendants, in MB of 10^6 bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     own = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-    return own + sum(map(resident_mb, _children(pid)))
+    return own + sum(map(resident_mb, children(pid)))
 
 
 @contextlib.contextmanager
@@ -135,6 +136,12 @@ def wait_ready(process: subprocess.Popen[bytes], url: str, log: Path, timeout_s:
     lines = log.read_text(errors="replace").strip().splitlines()[-3:] or ["without a word"]
     what = "is not ready" if process.poll() is None else f"exited with {process.returncode}"
     raise StartError(f"{what}: {' / '.join(lines)}")
+
+
+def listeners(port: int) -> int:
+    """How many sockets listen on a port of IPv4."""
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
 
 
 def free_port() -> int:

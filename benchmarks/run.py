@@ -147,9 +147,12 @@ def _running(
         yield running
 
 
-def _sample(
-    port: int, pid: int | None, row: Row, load: Load, deltas: int, seconds: float
-) -> Sample:
+def sample(port: int, pid: int | None, row: Row, load: Load, deltas: int, seconds: float) -> Sample:
+    """Load the server on a port; the CPU time is that of the process ``pid`` and its descendants.
+
+    Raises:
+        StartError: It gives wrong replies.
+    """
     model = load.model(deltas)
     process = machine.start(
         [
@@ -323,8 +326,8 @@ def main() -> int:
                                 continue
                             process, port = running.get(row.server or "", (None, upstream_port))
                             pid = process.pid if process else None
-                            sample = _sample(port, pid, row, load, deltas, seconds)
-                            samples.setdefault((row, load), []).append(sample)
+                            taken = sample(port, pid, row, load, deltas, seconds)
+                            samples.setdefault((row, load), []).append(taken)
         except machine.StartError as exc:
             print(f"stopped: {exc}", file=sys.stderr)
             return 1

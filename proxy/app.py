@@ -16,7 +16,7 @@ from backends.base import Backend
 from backends.errors import BackendError
 from backends.limits import without_limit
 from backends.replicas import ReplicaSet
-from backends.vllm import VllmBackend
+from backends.spawned import SpawnedVllm
 from proxy.capture.recorder import Handle, Recorder
 from proxy.capture.rollout import ASGIApp, without_prefix
 from proxy.errors import info_of
@@ -222,7 +222,7 @@ def _spawned(router: Router, found: Mapping[str, str | None]) -> dict[str, JSON]
             "version": backend.version,
         }
         for name, backend in backends.items()
-        if isinstance(backend, VllmBackend)
+        if isinstance(backend, SpawnedVllm)
     }
 
 

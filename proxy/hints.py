@@ -7,7 +7,7 @@ import msgspec
 
 from backends.base import Backend
 from backends.limits import without_limit
-from backends.vllm import VllmBackend
+from backends.spawned import SpawnedVllm
 from translators.errors import ErrorInfo
 
 _NO_TOOL_PARSER: Final = re.compile(r"requires --enable-auto-tool-choice")
@@ -20,7 +20,7 @@ def with_hint(error: ErrorInfo, backend: Backend) -> ErrorInfo:
     """
     if error.status != 400 or not _NO_TOOL_PARSER.search(error.message):
         return error
-    if isinstance(without_limit(backend), VllmBackend):
+    if isinstance(without_limit(backend), SpawnedVllm):
         remedy = (
             'set enable_auto_tool_choice = true and tool_call_parser = "NAME" in'
             f" [upstreams.{backend.name}.vllm]"

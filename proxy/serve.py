@@ -6,7 +6,7 @@ import math
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -19,7 +19,9 @@ from proxy.app import create_app
 from proxy.capture.rollout import ASGIApp
 from proxy.settings import Settings
 from proxy.tables import SettingsError
-from proxy.workers import Workers, listen_many
+from proxy.upstreams import build_upstreams
+from proxy.workers.link import Link
+from proxy.workers.owner import Workers, listen_many
 
 _log = structlog.get_logger("dragoman")
 
@@ -81,46 +83,38 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(settings: Settings, choose: Choose, listener: socket.socket) -> None:
-    settings, sentence = await choose(settings)
-    host, port = listener.getsockname()[:2]
-    hello = {"url": _url(host, port), "upstream": sentence}
-    count = settings.server.workers
-    if count == 1:
-        await run_server(settings, listener, hello=hello)
-        return
-    workers = Workers(settings, listen_many(listener, count))
-    _log.info("dragoman serves", **hello, workers=count)
-    await workers.run()
+    with listener:
+        settings, sentence = await choose(settings)
+        host, port = listener.getsockname()[:2]
+        hello = {"url": _url(host, port), "upstream": sentence}
+        if settings.server.workers == 1:
+            app = create_app(settings)
+            _log.info("dragoman serves", **hello)
+            await _run(_Server(server_config(app, settings)), listener)
+            return
+        workers = Workers(settings)
+        _log.info("dragoman serves", **hello, workers=settings.server.workers)
+        await workers.run(listen_many(listener, settings.server.workers))
 
 
-async def run_server(
-    settings: Settings,
-    listener: socket.socket,
-    *,
-    hello: Mapping[str, str] | None = None,
-    owner: int | None = None,
+async def run_worker(
+    settings: Settings, listener: socket.socket, link: Link, channel: socket.socket
 ) -> None:
-    """Serve in this process until a signal.
+    """Serve in this process until a signal, or until the owner is gone.
 
     Args:
         settings: Everything that can be set.
         listener: Where to listen.
-        hello: What to say first.
-        owner: A pipe from the process that started this one; when it closes, that one is gone.
-
-    Raises:
-        SettingsError: A setting turns out to be wrong.
+        link: What the workers share.
+        channel: The way to the owner.
     """
-    try:
-        app = create_app(settings)
-    except SettingsError:
-        listener.close()
-        raise
-    if hello is not None:
-        _log.info("dragoman serves", **hello)
+    app = create_app(settings, build_upstreams(settings, link))
     server = _Server(server_config(app, settings))
-    if owner is not None:
-        server.end_with(owner)
+    await link.open(channel, server.end)
+    await _run(server, listener)
+
+
+async def _run(server: "_Server", listener: socket.socket) -> None:
     _calm_collector()
     await server.serve(sockets=[listener])
 
@@ -148,15 +142,9 @@ class _Server(uvicorn.Server):
             for sig, handler in before.items():
                 signal.signal(sig, handler)
 
-    def end_with(self, owner: int) -> None:
-        """End when this pipe closes; open requests may end, as at a signal."""
-        loop = asyncio.get_running_loop()
-
-        def end() -> None:
-            loop.remove_reader(owner)  # a closed pipe can be read for ever: that is one signal
-            self.handle_exit(signal.SIGTERM, None)
-
-        loop.add_reader(owner, end)
+    def end(self) -> None:
+        """Let open requests end, as at a signal."""
+        self.handle_exit(signal.SIGTERM, None)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Let open requests end at the first signal, and not wait for them at the second."""

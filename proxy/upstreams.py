@@ -8,21 +8,19 @@ from backends.base import Backend
 from backends.demo import DemoBackend
 from backends.drains import DrainFile
 from backends.health import Ejection
-from backends.leftovers import state_folder
-from backends.limits import Limit, LimitedBackend
+from backends.limits import LimitedBackend
 from backends.openai_compatible import OpenAICompatibleBackend
 from backends.replicas import ReplicaSet
-from backends.supervision import Supervision
 from backends.transport import AsyncioTransport
-from backends.vllm import VllmBackend
+from backends.turns import Limit
 from proxy import settings as config
+from proxy.parts import OwnParts, Parts
 from proxy.routing import Upstream
 from proxy.session import name_session
-from proxy.tables import SettingsError
 
 
-def build_upstreams(settings: config.Settings) -> list[Upstream]:
-    """One upstream for each that the settings name; nothing is started yet.
+def build_upstreams(settings: config.Settings, parts: Parts | None = None) -> list[Upstream]:
+    """One upstream for each that the settings name, of these parts; nothing is started yet.
 
     The upstream that flags describe comes first: without configured models it serves them all.
 
@@ -30,18 +28,19 @@ def build_upstreams(settings: config.Settings) -> list[Upstream]:
         SettingsError: A vLLM argument would make it unreachable.
     """
     names = sorted(settings.upstreams, key=lambda name: name != config.DEFAULT)
-    return [build_upstream(name, settings.upstreams[name]) for name in names]
+    return [build_upstream(name, settings.upstreams[name], parts) for name in names]
 
 
-def build_upstream(name: str, upstream: config.Upstream) -> Upstream:
-    """One upstream; nothing is started yet.
+def build_upstream(name: str, upstream: config.Upstream, parts: Parts | None = None) -> Upstream:
+    """One upstream, of these parts; nothing is started yet.
 
     Raises:
         SettingsError: A vLLM argument would make it unreachable.
     """
-    backend = _build_backend(name, upstream)
+    parts = parts or OwnParts()
+    backend = _build_backend(name, upstream, parts)
     if upstream.urls is None:
-        backend = _limited(backend, upstream)
+        backend = _limited(backend, upstream, parts, name)
     new_session = None
     if upstream.session_cookie and isinstance(backend, ReplicaSet):
         new_session = partial(backend.new_session, name_session)
@@ -49,7 +48,7 @@ def build_upstream(name: str, upstream: config.Upstream) -> Upstream:
     return Upstream(backend, config.profile_of(upstream), speaks, new_session)
 
 
-def _build_backend(name: str, upstream: config.Upstream) -> Backend:
+def _build_backend(name: str, upstream: config.Upstream, parts: Parts) -> Backend:
     if upstream.demo:
         return DemoBackend(name)
 
@@ -61,23 +60,7 @@ def _build_backend(name: str, upstream: config.Upstream) -> Backend:
         return OpenAICompatibleBackend(name, url, transport, api_key=key)
 
     if upstream.vllm is not None:
-        vllm = upstream.vllm
-        try:
-            return VllmBackend(
-                name=name,
-                model=vllm.model,
-                connect=connect,
-                python=vllm.python,
-                flags=vllm.flags,
-                args=vllm.args,
-                env=_environment(vllm),
-                log_file=None if vllm.log_file is None else Path(vllm.log_file).expanduser(),
-                supervision=_supervision(vllm),
-                leftovers=state_folder(),
-                stall_s=vllm.stall_timeout_s,
-            )
-        except ValueError as error:
-            raise SettingsError(f"upstreams.{name}.vllm: {error}") from error
+        return parts.vllm(name, upstream.vllm, connect)
     key = config.key_of(upstream)
     if upstream.azure is not None:
         azure = upstream.azure
@@ -90,7 +73,10 @@ def _build_backend(name: str, upstream: config.Upstream) -> Backend:
             key=key,
         )
     if upstream.urls is not None:
-        replicas = {url.rstrip("/"): _limited(connect(url, key), upstream) for url in upstream.urls}
+        replicas = {
+            address: _limited(connect(address, key), upstream, parts, f"{name} {address}")
+            for address in (url.rstrip("/") for url in upstream.urls)
+        }
         drains = None
         if upstream.drain_file is not None:
             drains = DrainFile(Path(upstream.drain_file).expanduser(), name, replicas).read
@@ -105,28 +91,9 @@ def _build_backend(name: str, upstream: config.Upstream) -> Backend:
     return connect(upstream.url, key)
 
 
-def _limited(backend: Backend, upstream: config.Upstream) -> Backend:
-    """A server within the upstream's limit, if it has one."""
+def _limited(backend: Backend, upstream: config.Upstream, parts: Parts, key: str) -> Backend:
+    """A server within the upstream's limit, if it has one; ``key`` is the server's."""
     if upstream.max_concurrent is None:
         return backend
     limit = Limit(upstream.max_concurrent, upstream.queue_limit, upstream.queue_timeout_s)
-    return LimitedBackend(backend, limit)
-
-
-def _environment(vllm: config.VLLM) -> dict[str, str]:
-    if vllm.hf_home is None:
-        return vllm.env
-    return {"HF_HOME": str(Path(vllm.hf_home).expanduser()), **vllm.env}
-
-
-def _supervision(vllm: config.VLLM) -> Supervision:
-    return Supervision(
-        health_interval_s=vllm.health_interval_s,
-        health_failures=vllm.health_failures,
-        stall_s=vllm.engine_stall_timeout_s,
-        stall_answer_s=vllm.engine_answer_timeout_s,
-        restart=vllm.restart,
-        backoff_s=vllm.restart_backoff_s,
-        backoff_cap_s=vllm.restart_backoff_cap_s,
-        wait_s=vllm.restart_wait_s,
-    )
+    return LimitedBackend(backend, parts.turns(key, backend.name, limit))

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from backends.base import UpstreamReply, UpstreamRequest
+from backends.base import Backend, UpstreamReply, UpstreamRequest
 from backends.errors import BackendBrokeOff, BackendUnavailable
 from backends.process import State
 from backends.vllm import VllmBackend
@@ -110,7 +110,7 @@ def is_(state: State, backend: VllmBackend) -> Callable[[], bool]:
     return lambda: backend.state is state
 
 
-async def post(backend: VllmBackend, path: str = "/chat/completions") -> dict[str, Any]:
+async def post(backend: Backend, path: str = "/chat/completions") -> dict[str, Any]:
     reply = await backend.send(UpstreamRequest("POST", path, body=b"{}"))
     document = json.loads(b"".join([chunk async for chunk in reply.chunks()]))
     await reply.aclose()

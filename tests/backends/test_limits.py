@@ -7,8 +7,9 @@ import pytest
 
 from backends.base import UpstreamReply, UpstreamRequest
 from backends.errors import BackendQueueFull, BackendQueueTimeout, BackendUnavailable
-from backends.limits import FairQueue, Limit, LimitedBackend, Ticket
+from backends.limits import LimitedBackend
 from backends.replicas import ReplicaSet
+from backends.turns import FairQueue, FairTurns, Limit, Ticket
 
 
 class FakeReply:
@@ -63,7 +64,7 @@ class Bench:
 
     def __init__(self, limit: Limit) -> None:
         self.fake = FakeBackend()
-        self.limited = LimitedBackend(self.fake, limit)
+        self.limited = LimitedBackend(self.fake, FairTurns("main", limit))
         self.open: list[UpstreamReply] = []
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -202,7 +203,7 @@ async def test_waiting_has_an_end() -> None:
 async def test_reply_knows_how_long_its_request_waited() -> None:
     """Also behind replicas, which hold it too."""
     now_s = [100.0]
-    limited = LimitedBackend(FakeBackend(), Limit(1), clock=lambda: now_s[0])
+    limited = LimitedBackend(FakeBackend(), FairTurns("main", Limit(1), clock=lambda: now_s[0]))
     replicas = ReplicaSet("main", {"one": limited})
     first = await replicas.send(UpstreamRequest("POST", "/x"))
     waiting = asyncio.create_task(replicas.send(UpstreamRequest("POST", "/x")))

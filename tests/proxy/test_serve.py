@@ -87,7 +87,7 @@ async def serving(*arguments: str, **variables: str) -> AsyncIterator[Server]:
 
 
 async def _until_it_answers(port: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 assert (await ask(port, "/health", method="GET")).status == 200

@@ -114,12 +114,17 @@ def serve(*arguments: str) -> Served:
 
 
 def spawn(
-    python: Path, config: Path, *flags: str, model: Path = CHECKPOINT, backoff_s: float = 0.1
+    python: Path,
+    config: Path,
+    *flags: str,
+    model: Path = CHECKPOINT,
+    backoff_s: float = 0.1,
+    workers: int = 1,
 ) -> Served:
     """Start ``dragoman serve`` with a vLLM; it is not ready yet."""
     config.write_text(SUPERVISION.format(backoff_s=backoff_s))
     ours = ("--config", str(config), "--vllm", str(model), "--vllm-python", str(python))
-    return serve(*ours, "--", *FLAGS, "--api-key", KEY, *flags)
+    return serve(*ours, "--workers", str(workers), "--", *FLAGS, "--api-key", KEY, *flags)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""Several worker processes on one port, and the owner of what they share."""
