@@ -20,8 +20,8 @@ import httpx
 
 from backends.transport import AsyncioTransport
 from benchmarks import machine
-from benchmarks.load import request_body
-from benchmarks.run import LOAD_CORE, PROXY_CORE, markdown_table
+from benchmarks.requests import request_body
+from benchmarks.tables import markdown_table
 from benchmarks.upstream import new_event_loop
 
 PARALLEL: Final = 64
@@ -105,7 +105,7 @@ class Proxy:
 @contextlib.contextmanager
 def running() -> Iterator[Proxy]:
     """A proxy over the benchmark's upstream, just started; says how long its start took."""
-    upstream, upstream_port = machine.start_upstream(LOAD_CORE)
+    upstream, upstream_port = machine.start_upstream()
     port = machine.free_port()
     command = [
         *(machine.python(), "-m", "proxy", "serve", "--port", str(port), "--upstream-speaks"),
@@ -114,7 +114,7 @@ def running() -> Iterator[Proxy]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as file:
-            process = machine.start(command, core=PROXY_CORE, log=file)
+            process = machine.start(command, core=machine.PROXY_CORE, log=file)
         try:
             machine.wait_ready(process, f"http://127.0.0.1:{port}/ready", log, 20)
             yield Proxy(process.pid, port)

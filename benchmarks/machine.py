@@ -19,6 +19,10 @@ from typing import IO, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
+PROXY_CORE: Final = 0
+LOAD_CORE: Final = 1
+"""Load and upstream share a core; the proxy has the other one for itself."""
+
 _CPUCLOCK_SCHED: Final = 2  # as in clock_getcpuclockid(3)
 
 
@@ -110,9 +114,9 @@ def stop(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def start_upstream(core: int) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the benchmark's upstream; the process and its port."""
-    process = start([python(), "-m", "benchmarks.upstream"], core=core, pipes=True)
+def start_upstream() -> tuple[subprocess.Popen[bytes], int]:
+    """Start the benchmark's upstream on the load's core; the process and its port."""
+    process = start([python(), "-m", "benchmarks.upstream"], core=LOAD_CORE, pipes=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
