@@ -85,7 +85,7 @@ def servers() -> Iterator[Servers]:
         for name, command, port in (("vllm", vllm, ports[0]), ("proxy", proxy, ports[1])):
             log = Path(folder) / name
             file = stack.enter_context(log.open("wb"))
-            process = machine.start(command, core=-1, log=file, environment=environment)
+            process = machine.start(command, core=None, log=file, environment=environment)
             stack.callback(machine.stop, process)
             machine.wait_ready(process, f"http://127.0.0.1:{port}/health", log, START_LIMIT_S)
             running.append(process.pid)

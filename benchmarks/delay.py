@@ -19,7 +19,7 @@ from benchmarks import machine
 from benchmarks.load import percentile
 from benchmarks.run import PATHS, ROWS, Row
 from benchmarks.servers import Running, running
-from benchmarks.tables import Figure, markdown_table, number
+from benchmarks.tables import Figure, markdown_table
 from benchmarks.tap import Delays, Order
 
 HALF: Final = 0.5

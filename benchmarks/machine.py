@@ -59,11 +59,12 @@ def resident_mb(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Processes started inside run on this core only; a core that is not there is ignored."""
+def pinned(core: int | None) -> Iterator[None]:
+    """We and processes started inside run on this core only; one that is not there is ignored."""
     before = os.sched_getaffinity(0)
-    if core in before:
-        os.sched_setaffinity(0, {core})
+    if core is not None:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, {core})
     try:
         yield
     finally:
@@ -73,7 +74,7 @@ def pinned(core: int) -> Iterator[None]:
 def start(
     command: Sequence[str],
     *,
-    core: int,
+    core: int | None,
     log: IO[bytes] | int | None = None,
     pipes: bool = False,
     environment: Mapping[str, str] | None = None,
@@ -82,7 +83,7 @@ def start(
 
     Args:
         command: Program and arguments; it runs in the repository's root.
-        core: The core it may use.
+        core: The core it may use; ``None``: ours.
         log: Where its output goes; with ``pipes`` its standard error only.
         pipes: Standard input and output are pipes.
         environment: Its environment, ours if absent.
