@@ -1,6 +1,6 @@
 """vLLM's own Responses endpoint beside ours over its Chat endpoint, on one real vLLM.
 
-Run ``python -m benchmarks.beside_vllm [--write]``. The model is the tiny one of
+Run ``python -m benchmarks.beside_vllm``. The model is the tiny one of
 ``fixtures/tiny-model``, whose tokens cost next to nothing: what is compared is the work of the
 servers around the model. The ways take turns within each round.
 """
@@ -9,11 +9,11 @@ import argparse
 import asyncio
 import contextlib
 import os
+import re
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,21 +21,30 @@ import httpx
 
 from backends.transport import AsyncioTransport
 from benchmarks import machine
+from benchmarks.tables import markdown_table
 from tests.extras import vllm_env
 
-OUTPUT: Final = Path(__file__).with_name("BESIDE_VLLM.md")
 CHECKPOINT: Final = machine.ROOT / "fixtures" / "tiny-model" / "checkpoint"
 FLAGS: Final = (
     *("--served-model-name", "tiny", "--max-model-len", "4096", "--seed", "0"),
     *("--enforce-eager", "--dtype", "bfloat16"),
     *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3"),
 )
+ALONE: Final = 30
+"""Requests of each way, one at a time."""
 BUSY: Final = 8
-"""Requests under way at once."""
-ROUNDS: Final = 5
+"""Requests under way at once, after that."""
+ROUNDS: Final = 4
 REQUESTS: Final = 64
 """Of each way in each round."""
 START_LIMIT_S: Final = 300.0
+_FIRST_TOKEN: Final = re.compile(rb'"type":\s*"response\.\w+\.delta"')
+
+NOTES: Final = f"""\
+vLLM {vllm_env.VLLM} on the CPU; everything on the same two cores. *alone*: one request at a time,
+medians of {ALONE}, the ways in turns; *first token*: until the first event with text, since vLLM's
+own ``response.created`` precedes the work and says nothing about it. *CPU*: per request, while
+{BUSY} are under way; medians of {ROUNDS} rounds."""
 
 
 class Servers(NamedTuple):
@@ -62,13 +71,20 @@ WAYS: Final = tuple(
 )
 
 
-class Sample(NamedTuple):
-    """One round of one way, per request: milliseconds, and those of CPU time."""
+class Answer(NamedTuple):
+    """How long one answer took, in milliseconds."""
 
-    wall_ms: float
     first_ms: float
-    vllm_ms: float
-    proxy_ms: float
+    """Until the first delta, which has the first token; of a whole answer, until its end."""
+    whole_ms: float
+
+
+class Block(NamedTuple):
+    """Many requests at once, in milliseconds for each."""
+
+    whole_ms: float
+    vllm_cpu_ms: float
+    proxy_cpu_ms: float
 
 
 @contextlib.contextmanager
@@ -92,8 +108,8 @@ def servers() -> Iterator[Servers]:
         yield Servers(running[0], ports[0], running[1], ports[1])
 
 
-async def ask(client: httpx.AsyncClient, way: Way) -> float:
-    """Ask one question; seconds until the first byte of the answer.
+async def ask(client: httpx.AsyncClient, way: Way) -> Answer:
+    """Ask one question.
 
     Raises:
         RuntimeError: The answer is none.
@@ -104,75 +120,96 @@ async def ask(client: httpx.AsyncClient, way: Way) -> float:
     text = b""
     async with client.stream("POST", "/v1/responses", json=body) as reply:
         async for piece in reply.aiter_raw():
-            first_s = first_s or time.perf_counter() - started_s
             text += piece
-    if reply.status_code != 200 or b"ten" not in text:
+            if not first_s and _FIRST_TOKEN.search(text):
+                first_s = time.perf_counter()
+    ended_s = time.perf_counter()
+    if reply.status_code != 200 or b"ten" not in text or bool(first_s) != way.streams:
         raise RuntimeError(f"{way.title}: status {reply.status_code}: {text[:300]!r}")
-    return first_s
+    return Answer(1e3 * ((first_s or ended_s) - started_s), 1e3 * (ended_s - started_s))
 
 
-async def sample(found: Servers, way: Way, requests: int) -> Sample:
-    """Ask many questions in one way."""
+def _client(found: Servers, way: Way) -> httpx.AsyncClient:
     port = found.proxy_port if way.through_proxy else found.vllm_port
-    gate = asyncio.Semaphore(BUSY)
-    async with httpx.AsyncClient(
-        transport=AsyncioTransport(), base_url=f"http://127.0.0.1:{port}"
-    ) as client:
+    url = f"http://127.0.0.1:{port}"
+    return httpx.AsyncClient(transport=AsyncioTransport(), base_url=url)
 
-        async def one() -> float:
+
+async def one_at_a_time(found: Servers) -> dict[Way, Answer]:
+    """Medians of all ways, which take turns question by question."""
+    answers: dict[Way, list[Answer]] = {way: [] for way in WAYS}
+    async with contextlib.AsyncExitStack() as stack:
+        clients = {way: await stack.enter_async_context(_client(found, way)) for way in WAYS}
+        for _ in range(ALONE):
+            for way, client in clients.items():
+                answers[way].append(await ask(client, way))
+    return {way: Answer(*_medians(some)) for way, some in answers.items()}
+
+
+async def block(found: Servers, way: Way, requests: int) -> Block:
+    """Ask many questions in one way, some of them at once."""
+    gate = asyncio.Semaphore(BUSY)
+    async with _client(found, way) as client:
+
+        async def one() -> Answer:
             async with gate:
                 return await ask(client, way)
 
         before = machine.cpu_ns(found.vllm), machine.cpu_ns(found.proxy)
-        started_s = time.perf_counter()
-        firsts = await asyncio.gather(*(one() for _ in range(requests)))
-        wall_s = time.perf_counter() - started_s
+        answers = await asyncio.gather(*(one() for _ in range(requests)))
         after = machine.cpu_ns(found.vllm), machine.cpu_ns(found.proxy)
-    vllm_ms, proxy_ms = ((b - a) / 1e6 / requests for a, b in zip(before, after, strict=True))
-    return Sample(
-        1e3 * wall_s / requests * BUSY, 1e3 * statistics.median(firsts), vllm_ms, proxy_ms
-    )
+    used_ms = ((b - a) / 1e6 / requests for a, b in zip(before, after, strict=True))
+    return Block(statistics.mean(answer.whole_ms for answer in answers), *used_ms)
 
 
-async def table() -> str:
+def _medians(samples: Sequence[tuple[float, ...]]) -> list[float]:
+    return [statistics.median(values) for values in zip(*samples, strict=True)]
+
+
+async def measure() -> str:
     """Measure all ways and write them down."""
     with servers() as found:
         for way in WAYS:
-            await sample(found, way, BUSY)
-        samples: dict[Way, list[Sample]] = {way: [] for way in WAYS}
-        for _ in range(ROUNDS):
-            for way in WAYS:
-                samples[way].append(await sample(found, way, REQUESTS))
-    lines = [
-        "| Responses on one vLLM | ms per request | ms to the first byte | CPU ms, vLLM | CPU ms, "
-        "Dragoman |",
-        "|:--|--:|--:|--:|--:|",
-    ]
-    for way, found_samples in samples.items():
-        middle = [statistics.median(values) for values in zip(*found_samples, strict=True)]
-        proxy = f"{middle[3]:.2f}" if way.through_proxy else "-"
+            await block(found, way, BUSY)  # warms up
+        alone = await one_at_a_time(found)
+        blocks: dict[Way, list[Block]] = {way: [] for way in WAYS}
+        for number in range(ROUNDS):
+            # In turns the one way or the other is first.
+            for way in WAYS if number % 2 else reversed(WAYS):
+                blocks[way].append(await block(found, way, REQUESTS))
+    lines = []
+    for way in WAYS:
+        at_once = Block(*_medians(blocks[way]))
         lines.append(
-            f"| {way.title} | {middle[0]:.1f} | {middle[1]:.1f} | {middle[2]:.1f} | {proxy} |"
+            [
+                way.title,
+                f"{alone[way].first_ms:.1f}" if way.streams else "-",
+                f"{alone[way].whole_ms:.1f}",
+                f"{at_once.whole_ms:.1f}",
+                f"{at_once.vllm_cpu_ms:.1f}",
+                f"{at_once.proxy_cpu_ms:.2f}" if way.through_proxy else "-",
+            ]
         )
-    return "\n".join(lines)
+    head = ["Responses on one vLLM, ms", "alone: first token", "alone: all"]
+    head += [f"{BUSY} at once: all", "CPU, vLLM", "CPU, Dragoman"]
+    return markdown_table(head, lines)
 
 
-def main() -> int:
-    """Measure and print; with ``--write`` also keep it."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.beside_vllm")
-    parser.add_argument("--write", action="store_true", help=f"also write {OUTPUT.name}")
-    options = parser.parse_args()
-    text = asyncio.run(table())
-    facts = machine.describe(["uvicorn", "msgspec", "httptools"])
-    head = "\n".join(f"- {name}: {value}" for name, value in [*facts, ("vllm", vllm_env.VLLM)])
-    print(text)
-    if options.write:
-        how = f"`python -m benchmarks.beside_vllm --write`: {BUSY} requests at once, medians of"
-        OUTPUT.write_text(
-            f"# Beside vLLM's own Responses\n\n{how} {ROUNDS} rounds.\n\n{head}\n\n{text}\n"
-        )
-    return 0
+def report() -> str:
+    """The table and how it came about.
+
+    Raises:
+        Unavailable: vLLM cannot be installed here.
+        machine.StartError: A server did not start.
+    """
+    return f"{asyncio.run(measure())}\n\n{NOTES}"
+
+
+def main() -> None:
+    """Measure and print."""
+    argparse.ArgumentParser(prog="python -m benchmarks.beside_vllm").parse_args()
+    print(report())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

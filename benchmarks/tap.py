@@ -22,6 +22,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -68,7 +69,9 @@ class Delays(msgspec.Struct):
     late: list[float]
     """How late a request was sent, seen from the moment that was drawn for it."""
     busy: float
-    """The share of a core that the process used."""
+    """The share of the time for which the process used its core."""
+    waited: float
+    """The share for which it was ready and another process had its core."""
 
 
 class _Loop:
@@ -252,9 +255,9 @@ class Tap:
                 callers.extend(idle)
             idle.pop().ask(stream, request)
 
-        used_ns: list[int] = []
-        for moment_s in (steady_s, end_s) if order.pid else ():
-            self._loop.at(moment_s, lambda: used_ns.append(machine.cpu_ns(order.pid)))
+        clocks_ns: list[tuple[int, int]] = []
+        for moment_s in (steady_s, end_s):
+            self._loop.at(moment_s, lambda: clocks_ns.append(_clocks_ns(order.pid)))
         draw = random.Random(SEED)
         self._streams.clear()
         due_s = start_s
@@ -275,11 +278,19 @@ class Tap:
         return Delays(
             [stream.delay_ms for stream in counted],
             [1000 * stream.late_s for stream in counted],
-            (used_ns[1] - used_ns[0]) / 1e9 / order.seconds if used_ns else 0.0,
+            *((b - a) / 1e9 / order.seconds for a, b in zip(*clocks_ns, strict=True)),
         )
 
     def _accept(self) -> None:
         _Upstream(self._loop, self._listener.accept()[0], self._streams)
+
+
+def _clocks_ns(pid: int) -> tuple[int, int]:
+    """For how long a process has run, and for how long its main thread has waited for a core."""
+    if not pid:
+        return 0, 0
+    waited_ns = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
+    return machine.cpu_ns(pid), waited_ns
 
 
 def _request(dialect: str, order: Order, number: int) -> bytes:
