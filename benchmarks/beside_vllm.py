@@ -9,11 +9,10 @@ import argparse
 import asyncio
 import contextlib
 import os
-import re
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,7 +20,8 @@ import httpx
 
 from backends.transport import AsyncioTransport
 from benchmarks import machine
-from benchmarks.tables import markdown_table
+from benchmarks.replies import WrongReplyError
+from benchmarks.tables import markdown_table, number
 from tests.extras import vllm_env
 
 CHECKPOINT: Final = machine.ROOT / "fixtures" / "tiny-model" / "checkpoint"
@@ -30,21 +30,21 @@ FLAGS: Final = (
     *("--enforce-eager", "--dtype", "bfloat16"),
     *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3"),
 )
-ALONE: Final = 30
+ALONE: Final = 20
 """Requests of each way, one at a time."""
 BUSY: Final = 8
 """Requests under way at once, after that."""
 ROUNDS: Final = 4
-REQUESTS: Final = 64
+REQUESTS: Final = 48
 """Of each way in each round."""
 START_LIMIT_S: Final = 300.0
-_FIRST_TOKEN: Final = re.compile(rb'"type":\s*"response\.\w+\.delta"')
 
 NOTES: Final = f"""\
-vLLM {vllm_env.VLLM} on the CPU; everything on the same two cores. *alone*: one request at a time,
-medians of {ALONE}, the ways in turns; *first token*: until the first event with text, since vLLM's
-own ``response.created`` precedes the work and says nothing about it. *CPU*: per request, while
-{BUSY} are under way; medians of {ROUNDS} rounds."""
+vLLM {vllm_env.VLLM} on the CPU; all processes share two cores. One at a time: medians of {ALONE},
+the ways in turns. CPU: per request, while {BUSY} are under way; medians of {ROUNDS} rounds. There
+is no figure for the first byte: vLLM's own Responses sends `response.created` before it begins,
+Chat its first chunk with the first token; and on two cores vLLM's engine keeps its server from
+running, so that tokens come late and together, whoever asks."""
 
 
 class Servers(NamedTuple):
@@ -69,14 +69,6 @@ WAYS: Final = tuple(
     for how, streams in (("whole", False), ("streamed", True))
     for who, through_proxy in (("vLLM's own Responses", False), ("Dragoman over its Chat", True))
 )
-
-
-class Answer(NamedTuple):
-    """How long one answer took, in milliseconds."""
-
-    first_ms: float
-    """Until the first delta, which has the first token; of a whole answer, until its end."""
-    whole_ms: float
 
 
 class Block(NamedTuple):
@@ -108,25 +100,19 @@ def servers() -> Iterator[Servers]:
         yield Servers(running[0], ports[0], running[1], ports[1])
 
 
-async def ask(client: httpx.AsyncClient, way: Way) -> Answer:
-    """Ask one question.
+async def ask(client: httpx.AsyncClient, way: Way) -> float:
+    """Ask one question; the milliseconds until all of the answer is there.
 
     Raises:
-        RuntimeError: The answer is none.
+        WrongReplyError: The answer is none.
     """
     body = {"model": "tiny", "input": "Count to ten.", "stream": way.streams, "temperature": 0}
     started_s = time.perf_counter()
-    first_s = 0.0
-    text = b""
-    async with client.stream("POST", "/v1/responses", json=body) as reply:
-        async for piece in reply.aiter_raw():
-            text += piece
-            if not first_s and _FIRST_TOKEN.search(text):
-                first_s = time.perf_counter()
+    reply = await client.post("/v1/responses", json=body)
     ended_s = time.perf_counter()
-    if reply.status_code != 200 or b"ten" not in text or bool(first_s) != way.streams:
-        raise RuntimeError(f"{way.title}: status {reply.status_code}: {text[:300]!r}")
-    return Answer(1e3 * ((first_s or ended_s) - started_s), 1e3 * (ended_s - started_s))
+    if reply.status_code != 200 or "ten" not in reply.text:
+        raise WrongReplyError(f"{way.title}: status {reply.status_code}: {reply.text[:300]}")
+    return 1e3 * (ended_s - started_s)
 
 
 def _client(found: Servers, way: Way) -> httpx.AsyncClient:
@@ -135,15 +121,15 @@ def _client(found: Servers, way: Way) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=AsyncioTransport(), base_url=url)
 
 
-async def one_at_a_time(found: Servers) -> dict[Way, Answer]:
-    """Medians of all ways, which take turns question by question."""
-    answers: dict[Way, list[Answer]] = {way: [] for way in WAYS}
+async def one_at_a_time(found: Servers) -> dict[Way, float]:
+    """Median milliseconds of all ways, which take turns question by question."""
+    answers_ms: dict[Way, list[float]] = {way: [] for way in WAYS}
     async with contextlib.AsyncExitStack() as stack:
         clients = {way: await stack.enter_async_context(_client(found, way)) for way in WAYS}
         for _ in range(ALONE):
             for way, client in clients.items():
-                answers[way].append(await ask(client, way))
-    return {way: Answer(*_medians(some)) for way, some in answers.items()}
+                answers_ms[way].append(await ask(client, way))
+    return {way: statistics.median(some) for way, some in answers_ms.items()}
 
 
 async def block(found: Servers, way: Way, requests: int) -> Block:
@@ -151,19 +137,15 @@ async def block(found: Servers, way: Way, requests: int) -> Block:
     gate = asyncio.Semaphore(BUSY)
     async with _client(found, way) as client:
 
-        async def one() -> Answer:
+        async def one() -> float:
             async with gate:
                 return await ask(client, way)
 
         before = machine.cpu_ns(found.vllm), machine.cpu_ns(found.proxy)
-        answers = await asyncio.gather(*(one() for _ in range(requests)))
+        answers_ms = await asyncio.gather(*(one() for _ in range(requests)))
         after = machine.cpu_ns(found.vllm), machine.cpu_ns(found.proxy)
     used_ms = ((b - a) / 1e6 / requests for a, b in zip(before, after, strict=True))
-    return Block(statistics.mean(answer.whole_ms for answer in answers), *used_ms)
-
-
-def _medians(samples: Sequence[tuple[float, ...]]) -> list[float]:
-    return [statistics.median(values) for values in zip(*samples, strict=True)]
+    return Block(statistics.mean(answers_ms), *used_ms)
 
 
 async def measure() -> str:
@@ -171,28 +153,26 @@ async def measure() -> str:
     with servers() as found:
         for way in WAYS:
             await block(found, way, BUSY)  # warms up
-        alone = await one_at_a_time(found)
+        alone_ms = await one_at_a_time(found)
         blocks: dict[Way, list[Block]] = {way: [] for way in WAYS}
-        for number in range(ROUNDS):
+        for turn in range(ROUNDS):
             # In turns the one way or the other is first.
-            for way in WAYS if number % 2 else reversed(WAYS):
+            for way in WAYS if turn % 2 else reversed(WAYS):
                 blocks[way].append(await block(found, way, REQUESTS))
     lines = []
-    for way in WAYS:
-        at_once = Block(*_medians(blocks[way]))
+    for way, some in blocks.items():
+        at_once = Block(*(statistics.median(values) for values in zip(*some, strict=True)))
         lines.append(
             [
                 way.title,
-                f"{alone[way].first_ms:.1f}" if way.streams else "-",
-                f"{alone[way].whole_ms:.1f}",
-                f"{at_once.whole_ms:.1f}",
-                f"{at_once.vllm_cpu_ms:.1f}",
-                f"{at_once.proxy_cpu_ms:.2f}" if way.through_proxy else "-",
+                number(alone_ms[way]),
+                number(at_once.whole_ms),
+                number(at_once.vllm_cpu_ms),
+                number(at_once.proxy_cpu_ms) if way.through_proxy else "-",
             ]
         )
-    head = ["Responses on one vLLM, ms", "alone: first token", "alone: all"]
-    head += [f"{BUSY} at once: all", "CPU, vLLM", "CPU, Dragoman"]
-    return markdown_table(head, lines)
+    head = ["Responses on one vLLM, ms", "one at a time", f"{BUSY} at once"]
+    return markdown_table([*head, "CPU, vLLM", "CPU, Dragoman"], lines)
 
 
 def report() -> str:
@@ -201,6 +181,7 @@ def report() -> str:
     Raises:
         Unavailable: vLLM cannot be installed here.
         machine.StartError: A server did not start.
+        WrongReplyError: A question had no answer.
     """
     return f"{asyncio.run(measure())}\n\n{NOTES}"
 

@@ -36,9 +36,6 @@ class Result(msgspec.Struct):
     per_s: float
     latency_p50: float
     latency_p99: float
-    first_byte_p50: float
-    """From the request's last byte to the first byte of the reply's body."""
-    first_byte_p99: float
 
 
 class _Run:
@@ -57,7 +54,6 @@ class _Run:
         self.until = 0.0
         self.reads = 0
         self.latency_s: list[float] = []
-        self.first_byte_s: list[float] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.active = 0
         self.choose(model)
@@ -95,7 +91,7 @@ class _Run:
         """Let the connections work; the seconds it took."""
         loop = asyncio.get_running_loop()
         self.reads = 0
-        self.latency_s, self.first_byte_s = [], []
+        self.latency_s = []
         self.done = loop.create_future()
         self.active = len(connections)
         start = time.perf_counter()
@@ -116,7 +112,6 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reply = ReplyReader()
         self._sent_at = 0.0
-        self._first_byte_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
@@ -127,17 +122,13 @@ class _Connection(asyncio.Protocol):
     def send(self) -> None:
         """Send the next request."""
         assert self._transport is not None
-        self._first_byte_s = 0.0
         self._sent_at = time.perf_counter()
         self._transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
         self._run.reads += 1
         try:
-            complete = self._reply.feed(data)
-            if not self._first_byte_s and self._reply.body_began:
-                self._first_byte_s = time.perf_counter() - self._sent_at
-            if complete:
+            if self._reply.feed(data):
                 self._finish(time.perf_counter() - self._sent_at)
         except WrongReplyError as exc:
             self._run.fail(exc)
@@ -148,7 +139,6 @@ class _Connection(asyncio.Protocol):
             return
         run.check(self._reply.take())
         run.latency_s.append(latency_s)
-        run.first_byte_s.append(self._first_byte_s)
         if time.perf_counter() < run.until:
             self.send()
             return
@@ -175,8 +165,7 @@ async def measure(
 ) -> Result:
     """Open the connections, warm up, and measure.
 
-    Streams do not start all at once, so that neither their deltas come together nor their first
-    bytes wait for the other streams' requests.
+    Streams do not start all at once, so that their deltas do not come together.
 
     Args:
         url: The full URL of a dialect's endpoint; ``{}`` is the number of the connection.
@@ -211,8 +200,6 @@ async def measure(
         per_s=round(len(run.latency_s) / wall_s, 1),
         latency_p50=round(1000 * percentile(run.latency_s, 50), 2),
         latency_p99=round(1000 * percentile(run.latency_s, 99), 2),
-        first_byte_p50=round(1000 * percentile(run.first_byte_s, 50), 2),
-        first_byte_p99=round(1000 * percentile(run.first_byte_s, 99), 2),
     )
 
 
