@@ -51,13 +51,6 @@ def _children(pid: int) -> list[int]:
     return children
 
 
-def resident_mb(pid: int) -> float:
-    """Resident memory of a process and its descendants, in MB of 10^6 bytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    own = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-    return own + sum(map(resident_mb, _children(pid)))
-
-
 @contextlib.contextmanager
 def pinned(core: int | None) -> Iterator[None]:
     """We and processes started inside run on this core only; one that is not there is ignored."""

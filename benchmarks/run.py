@@ -265,14 +265,16 @@ def cpu_table(results: Results) -> str:
 
 
 def chart(results: Results) -> str:
-    """The costs as an SVG picture."""
+    """The costs at the fewest connections, as an SVG picture."""
+    fewest = min(load.connections for load in results.loads)
+    loads = [load for load in results.loads if load.connections == fewest]
     bars = [
-        (row.title, [results.cpu_us(row, load) for load in results.loads])
+        (row.title, [results.cpu_us(row, load) for load in loads])
         for row in results.rows
         if row.server is not None
     ]
-    title = "CPU microseconds of the proxy, logarithmic; less is better"
-    return bar_chart(title, [f"per {load.title} connections" for load in results.loads], bars)
+    title = f"CPU microseconds of the proxy, {fewest} connections, logarithmic; less is better"
+    return bar_chart(title, [f"per {load.unit}" for load in loads], bars)
 
 
 def speed_table(results: Results) -> str:
