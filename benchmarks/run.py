@@ -145,7 +145,12 @@ class Sample(NamedTuple):
     reads_per_unit: float
 
 
-def _sample(port: int, pid: int | None, row: Row, load: Load, seconds: float) -> Sample:
+def sample(port: int, pid: int | None, row: Row, load: Load, seconds: float) -> Sample:
+    """Load the server on a port; the CPU time is that of the process ``pid`` and its descendants.
+
+    Raises:
+        machine.StartError: It gives wrong replies.
+    """
     process = machine.start(
         [
             *(machine.python(), "-m", "benchmarks.load", "--wait-for-go", "--model", load.model),
@@ -185,12 +190,12 @@ class Results(NamedTuple):
     def cpu_us(self, row: Row | None, load: Load) -> float | None:
         """The median cost per unit; ``None`` where it was not measured."""
         found = self.samples.get((row, load), ()) if row else ()
-        values = [sample.cpu_us for sample in found if sample.cpu_us is not None]
+        values = [one.cpu_us for one in found if one.cpu_us is not None]
         return statistics.median(values) if values else None
 
     def joined(self, row: Row, load: Load) -> bool:
         """Whether chunks that were sent singly were not read singly."""
-        reads = statistics.median(sample.reads_per_unit for sample in self.samples[row, load])
+        reads = statistics.median(one.reads_per_unit for one in self.samples[row, load])
         return "singly" in load.unit and reads < 0.9
 
     def goals(self) -> list[Figure]:
@@ -237,8 +242,8 @@ def measure(
                     few = row.most is None or load.connections <= row.most
                     if few and not (row.once and turn):
                         server = servers[row.server] if row.server else straight
-                        sample = _sample(server.port, server.pid, row, load, seconds)
-                        samples.setdefault((row, load), []).append(sample)
+                        taken = sample(server.port, server.pid, row, load, seconds)
+                        samples.setdefault((row, load), []).append(taken)
     finally:
         machine.stop(upstream)
     return Results(rows, loads, samples)
@@ -290,7 +295,7 @@ def speed_table(results: Results) -> str:
             *((load, ("per_s",)) for load in loads),
             *((load, ("latency_p50", "latency_p99")) for load in loads),
         ):
-            found = [sample.result for sample in results.samples.get((row, load), ())]
+            found = [one.result for one in results.samples.get((row, load), ())]
             medians = [statistics.median(getattr(r, n) for r in found) for n in names if found]
             cells.append(" / ".join(map(number, medians)) or "-")
         lines.append(cells)
@@ -298,7 +303,7 @@ def speed_table(results: Results) -> str:
 
 
 NOTES: Final = """\
-CPU time is that of the proxy's process with all its threads, user and system, alone on core 0; load
+CPU time is that of the proxy's process with all its threads, user and system, on core 0; load
 and upstream share core 1. Each figure is the median of {rounds} interleaved run(s). In brackets:
 the ratio to nginx, which relays without translation. Whole replies have 1 KB. Streams: 4 KB in,
 {deltas} chunks of about 200 bytes; singly: {single} chunks/s over all streams, each in a write of
