@@ -56,11 +56,9 @@ lint: $(VENV)/.dev
 extras: $(VENV)/.dev ## install the real vLLM and the third-party clients into the user's cache
 	$(BIN)/python -m tests.extras
 
-bench: $(VENV)/.dev ## measure against nginx, LiteLLM and the upstream alone; QUICK=1 for a minute's worth
-	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick --connections 32)
-	$(BIN)/python -m benchmarks.limits $(if $(QUICK),--quick)
+bench: $(VENV)/.dev ## measure against nginx, LiteLLM, vLLM and the goals; QUICK=1 for a minute's worth
 	$(BIN)/python -m benchmarks.counts
-	$(if $(QUICK),,$(BIN)/python -m benchmarks.beside_vllm)
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 mutants: $(VENV)/.dev ## change the translators here and there: do the tests notice? SAMPLE=0 for all changes
 	$(BIN)/python -m tests.mutants --sample $(or $(SAMPLE),1500)

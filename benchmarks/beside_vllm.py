@@ -1,6 +1,6 @@
 """vLLM's own Responses endpoint beside ours over its Chat endpoint, on one real vLLM.
 
-Run ``python -m benchmarks.beside_vllm [--write]``. The model is the tiny one of
+Run ``python -m benchmarks.beside_vllm``. The model is the tiny one of
 ``fixtures/tiny-model``, whose tokens cost next to nothing: what is compared is the work of the
 servers around the model. The ways take turns within each round.
 """
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,21 +20,31 @@ import httpx
 
 from backends.transport import AsyncioTransport
 from benchmarks import machine
+from benchmarks.replies import WrongReplyError
+from benchmarks.tables import markdown_table, number
 from tests.extras import vllm_env
 
-OUTPUT: Final = Path(__file__).with_name("BESIDE_VLLM.md")
 CHECKPOINT: Final = machine.ROOT / "fixtures" / "tiny-model" / "checkpoint"
 FLAGS: Final = (
     *("--served-model-name", "tiny", "--max-model-len", "4096", "--seed", "0"),
     *("--enforce-eager", "--dtype", "bfloat16"),
     *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3"),
 )
+ALONE: Final = 20
+"""Requests of each way, one at a time."""
 BUSY: Final = 8
-"""Requests under way at once."""
-ROUNDS: Final = 5
-REQUESTS: Final = 64
+"""Requests under way at once, after that."""
+ROUNDS: Final = 4
+REQUESTS: Final = 48
 """Of each way in each round."""
 START_LIMIT_S: Final = 300.0
+
+NOTES: Final = f"""\
+vLLM {vllm_env.VLLM} on the CPU; all processes share two cores. One at a time: medians of {ALONE},
+the ways in turns. CPU: per request, while {BUSY} are under way; medians of {ROUNDS} rounds. There
+is no figure for the first byte: vLLM's own Responses sends `response.created` before it begins,
+Chat its first chunk with the first token; and on two cores vLLM's engine keeps its server from
+running, so that tokens come late and together, whoever asks."""
 
 
 class Servers(NamedTuple):
@@ -62,13 +71,12 @@ WAYS: Final = tuple(
 )
 
 
-class Sample(NamedTuple):
-    """One round of one way, per request: milliseconds, and those of CPU time."""
+class Block(NamedTuple):
+    """Many requests at once, in milliseconds for each."""
 
-    wall_ms: float
-    first_ms: float
-    vllm_ms: float
-    proxy_ms: float
+    whole_ms: float
+    vllm_cpu_ms: float
+    proxy_cpu_ms: float
 
 
 @contextlib.contextmanager
@@ -85,7 +93,7 @@ def servers() -> Iterator[Servers]:
         for name, command, port in (("vllm", vllm, ports[0]), ("proxy", proxy, ports[1])):
             log = Path(folder) / name
             file = stack.enter_context(log.open("wb"))
-            process = machine.start(command, core=-1, log=file, environment=environment)
+            process = machine.start(command, core=None, log=file, environment=environment)
             stack.callback(machine.stop, process)
             machine.wait_ready(process, f"http://127.0.0.1:{port}/health", log, START_LIMIT_S)
             running.append(process.pid)
@@ -93,86 +101,96 @@ def servers() -> Iterator[Servers]:
 
 
 async def ask(client: httpx.AsyncClient, way: Way) -> float:
-    """Ask one question; seconds until the first byte of the answer.
+    """Ask one question; the milliseconds until all of the answer is there.
 
     Raises:
-        RuntimeError: The answer is none.
+        WrongReplyError: The answer is none.
     """
     body = {"model": "tiny", "input": "Count to ten.", "stream": way.streams, "temperature": 0}
     started_s = time.perf_counter()
-    first_s = 0.0
-    text = b""
-    async with client.stream("POST", "/v1/responses", json=body) as reply:
-        async for piece in reply.aiter_raw():
-            first_s = first_s or time.perf_counter() - started_s
-            text += piece
-    if reply.status_code != 200 or b"ten" not in text:
-        raise RuntimeError(f"{way.title}: status {reply.status_code}: {text[:300]!r}")
-    return first_s
+    reply = await client.post("/v1/responses", json=body)
+    ended_s = time.perf_counter()
+    if reply.status_code != 200 or "ten" not in reply.text:
+        raise WrongReplyError(f"{way.title}: status {reply.status_code}: {reply.text[:300]}")
+    return 1e3 * (ended_s - started_s)
 
 
-async def sample(found: Servers, way: Way, requests: int) -> Sample:
-    """Ask many questions in one way."""
+def _client(found: Servers, way: Way) -> httpx.AsyncClient:
     port = found.proxy_port if way.through_proxy else found.vllm_port
+    url = f"http://127.0.0.1:{port}"
+    return httpx.AsyncClient(transport=AsyncioTransport(), base_url=url)
+
+
+async def one_at_a_time(found: Servers) -> dict[Way, float]:
+    """Median milliseconds of all ways, which take turns question by question."""
+    answers_ms: dict[Way, list[float]] = {way: [] for way in WAYS}
+    async with contextlib.AsyncExitStack() as stack:
+        clients = {way: await stack.enter_async_context(_client(found, way)) for way in WAYS}
+        for _ in range(ALONE):
+            for way, client in clients.items():
+                answers_ms[way].append(await ask(client, way))
+    return {way: statistics.median(some) for way, some in answers_ms.items()}
+
+
+async def block(found: Servers, way: Way, requests: int) -> Block:
+    """Ask many questions in one way, some of them at once."""
     gate = asyncio.Semaphore(BUSY)
-    async with httpx.AsyncClient(
-        transport=AsyncioTransport(), base_url=f"http://127.0.0.1:{port}"
-    ) as client:
+    async with _client(found, way) as client:
 
         async def one() -> float:
             async with gate:
                 return await ask(client, way)
 
         before = machine.cpu_ns(found.vllm), machine.cpu_ns(found.proxy)
-        started_s = time.perf_counter()
-        firsts = await asyncio.gather(*(one() for _ in range(requests)))
-        wall_s = time.perf_counter() - started_s
+        answers_ms = await asyncio.gather(*(one() for _ in range(requests)))
         after = machine.cpu_ns(found.vllm), machine.cpu_ns(found.proxy)
-    vllm_ms, proxy_ms = ((b - a) / 1e6 / requests for a, b in zip(before, after, strict=True))
-    return Sample(
-        1e3 * wall_s / requests * BUSY, 1e3 * statistics.median(firsts), vllm_ms, proxy_ms
-    )
+    used_ms = ((b - a) / 1e6 / requests for a, b in zip(before, after, strict=True))
+    return Block(statistics.mean(answers_ms), *used_ms)
 
 
-async def table() -> str:
+async def measure() -> str:
     """Measure all ways and write them down."""
     with servers() as found:
         for way in WAYS:
-            await sample(found, way, BUSY)
-        samples: dict[Way, list[Sample]] = {way: [] for way in WAYS}
-        for _ in range(ROUNDS):
-            for way in WAYS:
-                samples[way].append(await sample(found, way, REQUESTS))
-    lines = [
-        "| Responses on one vLLM | ms per request | ms to the first byte | CPU ms, vLLM | CPU ms, "
-        "Dragoman |",
-        "|:--|--:|--:|--:|--:|",
-    ]
-    for way, found_samples in samples.items():
-        middle = [statistics.median(values) for values in zip(*found_samples, strict=True)]
-        proxy = f"{middle[3]:.2f}" if way.through_proxy else "-"
+            await block(found, way, BUSY)  # warms up
+        alone_ms = await one_at_a_time(found)
+        blocks: dict[Way, list[Block]] = {way: [] for way in WAYS}
+        for turn in range(ROUNDS):
+            # In turns the one way or the other is first.
+            for way in WAYS if turn % 2 else reversed(WAYS):
+                blocks[way].append(await block(found, way, REQUESTS))
+    lines = []
+    for way, some in blocks.items():
+        at_once = Block(*(statistics.median(values) for values in zip(*some, strict=True)))
         lines.append(
-            f"| {way.title} | {middle[0]:.1f} | {middle[1]:.1f} | {middle[2]:.1f} | {proxy} |"
+            [
+                way.title,
+                number(alone_ms[way]),
+                number(at_once.whole_ms),
+                number(at_once.vllm_cpu_ms),
+                number(at_once.proxy_cpu_ms) if way.through_proxy else "-",
+            ]
         )
-    return "\n".join(lines)
+    head = ["Responses on one vLLM, ms", "one at a time", f"{BUSY} at once"]
+    return markdown_table([*head, "CPU, vLLM", "CPU, Dragoman"], lines)
 
 
-def main() -> int:
-    """Measure and print; with ``--write`` also keep it."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.beside_vllm")
-    parser.add_argument("--write", action="store_true", help=f"also write {OUTPUT.name}")
-    options = parser.parse_args()
-    text = asyncio.run(table())
-    facts = machine.describe(["uvicorn", "msgspec", "httptools"])
-    head = "\n".join(f"- {name}: {value}" for name, value in [*facts, ("vllm", vllm_env.VLLM)])
-    print(text)
-    if options.write:
-        how = f"`python -m benchmarks.beside_vllm --write`: {BUSY} requests at once, medians of"
-        OUTPUT.write_text(
-            f"# Beside vLLM's own Responses\n\n{how} {ROUNDS} rounds.\n\n{head}\n\n{text}\n"
-        )
-    return 0
+def report() -> str:
+    """The table and how it came about.
+
+    Raises:
+        Unavailable: vLLM cannot be installed here.
+        machine.StartError: A server did not start.
+        WrongReplyError: A question had no answer.
+    """
+    return f"{asyncio.run(measure())}\n\n{NOTES}"
+
+
+def main() -> None:
+    """Measure and print."""
+    argparse.ArgumentParser(prog="python -m benchmarks.beside_vllm").parse_args()
+    print(report())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from benchmarks.load import request_body
+from benchmarks.requests import request_body
 from benchmarks.upstream import stream_frames, whole_body
 from translators.context import counting_ids
 from translators.translation import Translation

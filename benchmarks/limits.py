@@ -1,4 +1,4 @@
-"""Large bodies, many streams and a long life: time, memory and open files of the proxy.
+"""Large bodies, long and many streams, a long life: time, memory and open files of the proxy.
 
 Run ``python -m benchmarks.limits [--quick]``. The soak makes 200 000 requests (4 000 with
 ``--quick``) of which a tenth is aborted by the caller and a tenth fails upstream.
@@ -7,10 +7,12 @@ Run ``python -m benchmarks.limits [--quick]``. The soak makes 200 000 requests (
 import argparse
 import asyncio
 import contextlib
+import http.client
 import itertools
 import json
+import statistics
+import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,29 +21,38 @@ from typing import Any, Final
 import httpx
 
 from backends.transport import AsyncioTransport
-from benchmarks import machine
-from benchmarks.load import request_body
-from benchmarks.run import LOAD_CORE, PROXY_CORE, markdown_table
+from benchmarks import machine, servers
+from benchmarks.requests import request_body
+from benchmarks.tables import Figure, figures_table
 from benchmarks.upstream import new_event_loop
 
+DRAGOMAN: Final = "dragoman-chat"
 PARALLEL: Final = 64
 OPEN_STREAMS: Final = 2000
+LONG_STREAM: Final = 100_000
+"""Chunks."""
+
+PROPORTION: Final = 1.1
+"""How many times as much a part of something large may cost."""
+GROWTH_MB: Final = 5
+GROWTH_FILES: Final = 20
+"""What counts as flat: a leak would be times 180 000; kept connections come and go."""
 IMAGE_BYTES: Final = 20_000_000
 
 
 def agentic(items: int, tools: int = 25) -> bytes:
-    """A Responses request with a long history: 3 KB per item."""
+    """A Responses request with a long history: 400 KB for 140 items."""
     parameters = {f"p{i}": {"type": "string", "description": "x" * 60} for i in range(8)}
     schema = {"type": "object", "properties": parameters}
     turn: list[list[dict[str, Any]]] = [
         [
-            {"type": "message", "role": "user", "content": "q" * 2600},
+            {"type": "message", "role": "user", "content": "q" * 2050},
             {"type": "function_call", "call_id": f"c{i}", "name": "tool_1", "arguments": "{}"},
-            {"type": "function_call_output", "call_id": f"c{i}", "output": "line\n" * 1300},
+            {"type": "function_call_output", "call_id": f"c{i}", "output": "line\n" * 1040},
             {
                 "type": "message",
                 "role": "assistant",
-                "content": [{"type": "output_text", "text": "a" * 2600}],
+                "content": [{"type": "output_text", "text": "a" * 2050}],
             },
         ]
         for i in range(items // 4)
@@ -104,65 +115,111 @@ class Proxy:
 
 @contextlib.contextmanager
 def running() -> Iterator[Proxy]:
-    """A proxy over the benchmark's upstream, just started; says how long its start took."""
-    upstream, upstream_port = machine.start_upstream(LOAD_CORE)
-    port = machine.free_port()
-    command = [
-        *(machine.python(), "-m", "proxy", "serve", "--port", str(port), "--upstream-speaks"),
-        *("chat", "--upstream", f"http://127.0.0.1:{upstream_port}/v1"),
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        with log.open("wb") as file:
-            process = machine.start(command, core=PROXY_CORE, log=file)
-        try:
-            machine.wait_ready(process, f"http://127.0.0.1:{port}/ready", log, 20)
-            yield Proxy(process.pid, port)
-        finally:
-            machine.stop(process)
-            machine.stop(upstream)
+    """A proxy over the benchmark's upstream, just started."""
+    upstream, upstream_port = machine.start_upstream()
+    try:
+        with servers.running([DRAGOMAN], upstream_port) as found:
+            yield Proxy(*found[DRAGOMAN])
+    finally:
+        machine.stop(upstream)
 
 
-async def bodies(proxy: Proxy) -> list[list[str]]:
+def start_s() -> float:
+    """Seconds from a proxy's start to its first whole answer."""
+    upstream, upstream_port = machine.start_upstream()
+    place = servers.Place(machine.free_port(), upstream_port, machine.ROOT, ())
+    command = servers.SERVERS[DRAGOMAN].command(place)
+    assert command is not None
+    body = request_body("responses", "whole", "1 KB")
+    headers = {"content-type": "application/json"}
+    started = time.perf_counter()
+    process = machine.start(command, core=machine.PROXY_CORE, log=subprocess.DEVNULL)
+    try:
+        while process.poll() is None:
+            connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=5)
+            with contextlib.suppress(ConnectionRefusedError), contextlib.closing(connection):
+                connection.request("POST", "/v1/responses", body, headers)
+                reply = connection.getresponse()
+                assert reply.status == 200, reply.read()
+                reply.read()
+                return time.perf_counter() - started
+            time.sleep(0.005)
+    finally:
+        machine.stop(process)
+        machine.stop(upstream)
+    raise machine.StartError(f"exited with {process.returncode}")
+
+
+async def bodies(proxy: Proxy) -> list[Figure]:
     """CPU time of large requests, and the memory that an image takes."""
-    lines = []
+    per_item_ms, figures = [], []
     for items in (140, 500, 1000):
         body = agentic(items)
-        await proxy.post(body)
         used_ms = []
-        for _ in range(10):
+        for _ in range(15):
             before = machine.cpu_ns(proxy.pid)
             assert await proxy.post(body) == 200
             used_ms.append((machine.cpu_ns(proxy.pid) - before) / 1e6)
-        title = f"request of {items} items, {len(body) / 1000:.0f} KB"
-        lines.append([title, f"{min(used_ms):.1f} ms CPU"])
+        middle_ms = statistics.median(used_ms)
+        per_item_ms.append(middle_ms / items)
+        title = f"request of {items} items and 25 tools, {len(body) / 1000:.0f} KB"
+        goal_ms = 4 if items == 140 else None
+        figures.append(Figure(title, middle_ms, "ms CPU", goal_ms))
+    ratio = per_item_ms[-1] / per_item_ms[0]
+    figures.append(Figure("an item of 1 000 beside one of 140", ratio, "times the CPU", PROPORTION))
     body = image()
     rest_mb = proxy.memory_mb()
     proxy.reset_peak()
     assert await proxy.post(body) == 200
     copies = (proxy.memory_mb("VmHWM") - rest_mb) * 1e6 / len(body)
-    lines.append(["20 MB image, memory above rest", f"{copies:.1f} times the body"])
-    return lines
+    return [*figures, Figure("20 MB image, memory above rest", copies, "copies of the body", 3)]
 
 
-async def streams(proxy: Proxy) -> list[list[str]]:
+async def long_streams(proxy: Proxy) -> list[Figure]:
+    """CPU time of chunks in streams of two lengths; the upstream writes as fast as it can."""
+    per_chunk_us = []
+    for deltas, streams in ((LONG_STREAM // 100, 100), (LONG_STREAM, 1)):
+        body = request_body("responses", f"stream-{deltas}")
+        await proxy.post(body)  # the upstream makes the stream's bytes
+        before = machine.cpu_ns(proxy.pid)
+        for _ in range(streams):
+            assert await proxy.post(body) == 200
+        per_chunk_us.append((machine.cpu_ns(proxy.pid) - before) / 1e3 / deltas / streams)
+    short_us, long_us = per_chunk_us
+    return [
+        Figure("stream of 100 000 chunks, flat out", long_us, "us CPU per chunk"),
+        Figure(
+            "a chunk of 100 000 beside one of 1 000",
+            long_us / short_us,
+            "times the CPU",
+            PROPORTION,
+        ),
+    ]
+
+
+async def streams(proxy: Proxy) -> list[Figure]:
     """Memory while many streams are open."""
     body = request_body("responses", "stream-20-1000ms")
     replies = await asyncio.gather(*(proxy.open(body) for _ in range(OPEN_STREAMS)))
-    lines = [[f"{OPEN_STREAMS} open streams", f"{proxy.memory_mb():.0f} MB resident"]]
+    figures = [Figure(f"{OPEN_STREAMS} open streams", proxy.memory_mb(), "MB resident", 300)]
     for reply in replies:
         assert isinstance(reply.stream, httpx.AsyncByteStream)
         await reply.stream.aclose()
-    return lines
+    return figures
 
 
-async def soak(proxy: Proxy, requests: int) -> list[list[str]]:
+async def soak(proxy: Proxy, requests: int) -> list[Figure]:
     """Memory and open files after a tenth, and after all, of many requests."""
     good, bad = request_body("responses", "whole"), request_body("responses", "no-such-model")
     slow = request_body("responses", "stream-20-100ms")
     numbers = iter(range(requests))
+    seen: list[tuple[float, int]] = []
 
-    async def work() -> None:
+    async def see() -> None:
+        await asyncio.sleep(0.5)  # for the last ones that were aborted
+        seen.append((proxy.memory_mb(), proxy.files()))
+
+    async def work(last: int) -> None:
         for number in numbers:
             if number % 10 == 0:
                 reply = await proxy.open(slow)
@@ -172,40 +229,51 @@ async def soak(proxy: Proxy, requests: int) -> list[list[str]]:
                 assert await proxy.post(bad) == 400
             else:
                 assert await proxy.post(good) == 200
-            if number == requests // 10:
-                seen.append((proxy.memory_mb(), proxy.files()))
+            if number >= last:
+                break
 
-    seen: list[tuple[float, int]] = []
     started = time.monotonic()
-    await asyncio.gather(*(work() for _ in range(PARALLEL)))
-    await asyncio.sleep(0.5)  # for the last ones that were aborted
-    seen.append((proxy.memory_mb(), proxy.files()))
-    took = f"{time.monotonic() - started:.0f} s"
-    facts = [f"{mb:.0f} MB, {files} open files" for mb, files in seen]
+    for last in (requests // 10, requests):
+        await asyncio.gather(*(work(last) for _ in range(PARALLEL)))
+        await see()
+    took_s = time.monotonic() - started
+    (early_mb, early_files), (late_mb, late_files) = seen
+    what = f"{requests} requests, a tenth aborted, a tenth failing"
     return [
-        [f"{requests} requests, a tenth aborted, a tenth failing", took],
-        ["after a tenth of them", facts[0]],
-        ["after all", facts[1]],
+        Figure(what, took_s, "s"),
+        Figure("after a tenth of them", early_mb, "MB resident"),
+        Figure("after all", late_mb, "MB resident"),
+        Figure("grown since a tenth of them", late_mb - early_mb, "MB", GROWTH_MB),
+        Figure("open files since a tenth of them", late_files - early_files, "more", GROWTH_FILES),
     ]
 
 
-async def report(proxy: Proxy, requests: int) -> str:
-    """All figures as a table."""
+async def _measure(proxy: Proxy, requests: int) -> list[Figure]:
     await proxy.post(request_body("responses", "whole"))
-    lines = [["at rest", f"{proxy.memory_mb():.0f} MB resident"]]
-    lines += await bodies(proxy)
-    lines += await soak(proxy, requests)
-    lines += await streams(proxy)
-    return markdown_table(["what", "figure"], lines)
+    figures = [Figure("at rest, after one request", proxy.memory_mb(), "MB resident", 120)]
+    for part in (bodies(proxy), long_streams(proxy), soak(proxy, requests), streams(proxy)):
+        figures += await part
+    return figures
+
+
+def measure(*, quick: bool = False) -> list[Figure]:
+    """All figures.
+
+    Raises:
+        machine.StartError: A server did not start.
+    """
+    with machine.pinned(machine.LOAD_CORE):
+        starts_s = [start_s() for _ in range(3 if quick else 7)]
+        figures = [Figure("start to first answer", statistics.median(starts_s), "s", 1)]
+        with running() as proxy, asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return figures + runner.run(_measure(proxy, 4_000 if quick else 200_000))
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.limits")
     parser.add_argument("--quick", action="store_true", help="4 000 requests, not 200 000")
-    requests = 4_000 if parser.parse_args().quick else 200_000
-    with running() as proxy, asyncio.Runner(loop_factory=new_event_loop) as runner:
-        print(runner.run(report(proxy, requests)))
+    print(figures_table(measure(quick=parser.parse_args().quick)))
     return 0
 
 

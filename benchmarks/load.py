@@ -2,7 +2,7 @@
 
 Each of C kept connections sends its next request when the reply to the last one is complete, until
 the time is over. A reply that is not the one the upstream gave (status, text, terminal event) ends
-the run with an error: a benchmark of failures is worthless.
+the run with an error.
 
 Run ``python -m benchmarks.load URL --model MODEL`` to see one measurement; the models are those of
 ``benchmarks.upstream``. The last segments of the URL's path say which dialect is spoken.
@@ -10,25 +10,20 @@ Run ``python -m benchmarks.load URL --model MODEL`` to see one measurement; the 
 
 import argparse
 import asyncio
-import json
-import re
 import sys
 import time
-from typing import Any, Final, cast
+from collections.abc import Sequence
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 import msgspec
 
-from benchmarks.upstream import REPLY_TEXT, new_event_loop, stream_text
+from benchmarks.replies import ReplyReader, WrongReplyError, check
+from benchmarks.requests import SIZES, request_body
+from benchmarks.upstream import new_event_loop, stream_text
 
 START_EVERY_S: Final = 0.003
 """Seconds between the starts of two streams."""
-
-_CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
-_CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:\s*chunked", re.IGNORECASE)
-_DELTAS: Final = re.compile(rb'"(?:content|delta)":\s*"((?: tok\d{5})+)"')
-_STOP: Final = re.compile(rb'"finish_reason":\s*"stop"')
-_END_OF_CHUNKS: Final = b"\r\n0\r\n\r\n"
 
 
 class Result(msgspec.Struct):
@@ -41,189 +36,24 @@ class Result(msgspec.Struct):
     per_s: float
     latency_p50: float
     latency_p99: float
-    first_byte_p50: float
-    """From the request's last byte to the first byte of the reply's body."""
-    first_byte_p99: float
-
-
-# Requests of about 4 KB: an agent's third turn
-
-
-_INSTRUCTIONS: Final = (
-    "You are a careful assistant that works inside a repository. Read before you write, prefer "
-    "small changes, and explain each command before it runs. "
-) * 4
-_QUESTION: Final = "Why does the test of the parser fail since yesterday? Find the reason. " * 5
-_LISTING: Final = "".join(
-    f"-rw-r--r-- 1 user user {i * 37:6d} src/module_{i:02d}.py\n" for i in range(30)
-)
-_ARGUMENTS: Final = '{"command":["ls","-l","src"],"workdir":"/repo","timeout_ms":10000}'
-_FOLLOW_UP: Final = "Only look at the modules that changed this week, please. " * 3
-_FUNCTIONS: Final[list[dict[str, Any]]] = [
-    {
-        "name": "shell",
-        "description": "Runs a command and returns its output. " * 4,
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "command": {"type": "array", "items": {"type": "string"}},
-                "workdir": {"type": "string", "description": "Where the command runs."},
-                "timeout_ms": {"type": "number", "description": "Milliseconds it may take."},
-            },
-            "required": ["command"],
-            "additionalProperties": False,
-        },
-    },
-    {
-        "name": "read_file",
-        "description": "Returns the lines of a text file. " * 4,
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "path": {"type": "string", "description": "Relative to the repository."},
-                "first_line": {"type": "integer", "minimum": 1},
-                "last_line": {"type": "integer", "minimum": 1},
-            },
-            "required": ["path"],
-            "additionalProperties": False,
-        },
-    },
-]
-
-
-def request_body(dialect: str, model: str) -> bytes:
-    """The JSON of a request: instructions, five items, two tools."""
-    stream = model != "whole"
-    body: dict[str, Any]
-    if dialect == "responses":
-        body = {
-            "model": model,
-            "stream": stream,
-            "instructions": _INSTRUCTIONS,
-            "input": [
-                {
-                    "type": "message",
-                    "role": "user",
-                    "content": [{"type": "input_text", "text": _QUESTION}],
-                },
-                {
-                    "type": "message",
-                    "role": "assistant",
-                    "content": [{"type": "output_text", "text": "I list the sources first."}],
-                },
-                {
-                    "type": "function_call",
-                    "call_id": "call_1",
-                    "name": "shell",
-                    "arguments": _ARGUMENTS,
-                },
-                {"type": "function_call_output", "call_id": "call_1", "output": _LISTING},
-                {"type": "message", "role": "user", "content": _FOLLOW_UP},
-            ],
-            "tools": [{"type": "function", "strict": False, **tool} for tool in _FUNCTIONS],
-            "tool_choice": "auto",
-            "parallel_tool_calls": True,
-            "temperature": 0.7,
-            "max_output_tokens": 1024,
-            "store": False,
-        }
-    else:
-        call = {
-            "id": "call_1",
-            "type": "function",
-            "function": {"name": "shell", "arguments": _ARGUMENTS},
-        }
-        body = {
-            "model": model,
-            "stream": stream,
-            "messages": [
-                {"role": "system", "content": _INSTRUCTIONS},
-                {"role": "user", "content": [{"type": "text", "text": _QUESTION}]},
-                {
-                    "role": "assistant",
-                    "content": "I list the sources first.",
-                    "tool_calls": [call],
-                },
-                {"role": "tool", "tool_call_id": "call_1", "content": _LISTING},
-                {"role": "user", "content": _FOLLOW_UP},
-            ],
-            "tools": [{"type": "function", "function": tool} for tool in _FUNCTIONS],
-            "tool_choice": "auto",
-            "parallel_tool_calls": True,
-            "temperature": 0.7,
-            "max_tokens": 1024,
-        }
-        if stream:
-            body["stream_options"] = {"include_usage": True}
-    return json.dumps(body, separators=(",", ":")).encode()
-
-
-# Checks
-
-
-class WrongReplyError(Exception):
-    """A reply was not what the upstream said."""
-
-
-def check_whole(dialect: str, body: bytes) -> None:
-    """Check a reply that was not streamed."""
-    reply = msgspec.json.decode(body)
-    if dialect == "chat":
-        choice = reply["choices"][0]
-        end, text = choice["finish_reason"], choice["message"]["content"]
-    else:
-        end, text = reply["status"], reply["output"][-1]["content"][0]["text"]
-    if end not in ("stop", "completed") or text != REPLY_TEXT:
-        raise WrongReplyError(f"ended with {end!r} and {len(text)} characters")
-
-
-def check_stream(dialect: str, body: bytes, text: str) -> None:
-    """Check a stream: all deltas in order, then a proper end."""
-    # Deltas may be joined by a proxy, so that their text is compared and not their number.
-    found = b"".join(_DELTAS.findall(body)).decode()
-    if found != text:
-        raise WrongReplyError(f"{len(found)} of {len(text)} characters in the deltas")
-    if dialect == "chat":
-        if not body.endswith(b"data: [DONE]\n\n") or not _STOP.search(body):
-            raise WrongReplyError("the chat stream has no proper end")
-        return
-    end = body[body.rindex(b"data: {") :]  # LiteLLM writes no ``event`` fields
-    if b'"response.completed"' not in end or text.encode() not in end:
-        raise WrongReplyError("the Responses stream does not end with its completed response")
-
-
-def _dechunked(data: bytes) -> bytes:
-    """The body in a complete chunked encoding."""
-    parts: list[bytes] = []
-    at = 0
-    while True:
-        end = data.index(b"\r\n", at)
-        size = int(data[at:end], 16)
-        if not size:
-            return b"".join(parts)
-        parts.append(data[end + 2 : end + 2 + size])
-        at = end + 2 + size + 2
-
-
-# The run
 
 
 class _Run:
     """What the connections of one run share."""
 
-    def __init__(self, url: str, model: str, alias: str) -> None:
+    def __init__(self, url: str, model: str, alias: str, size: str) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
         self.host, self.port, self.path = parts.hostname, parts.port, parts.path
         self.dialect = "responses" if parts.path.endswith("/responses") else "chat"
         self.alias = alias
+        self.size = size
         self._body = b""
         self.text = ""
         self.until = 0.0
         self.reads = 0
         self.latency_s: list[float] = []
-        self.first_byte_s: list[float] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.active = 0
         self.choose(model)
@@ -232,7 +62,8 @@ class _Run:
         """Make the requests that follow ones for this model."""
         named = b'"model":"%b"'
         plain, aliased = named % model.encode(), named % (self.alias + model).encode()
-        self._body = request_body(self.dialect, model).replace(plain, aliased, 1)
+        body = request_body(self.dialect, model, self.size)
+        self._body = body.replace(plain, aliased, 1)
         self.model = model
         self.text = "" if model == "whole" else stream_text(int(model.split("-")[1]))
 
@@ -249,10 +80,7 @@ class _Run:
         """Check a whole reply's body."""
         if self.alias and b'"%b"' % (self.alias + self.model).encode() not in body:
             raise WrongReplyError("the reply does not name the model that was asked for")
-        if self.text:
-            check_stream(self.dialect, body, self.text)
-        else:
-            check_whole(self.dialect, body)
+        check(self.dialect, body, self.text)
 
     def fail(self, error: Exception) -> None:
         """End the run with an error."""
@@ -263,7 +91,7 @@ class _Run:
         """Let the connections work; the seconds it took."""
         loop = asyncio.get_running_loop()
         self.reads = 0
-        self.latency_s, self.first_byte_s = [], []
+        self.latency_s = []
         self.done = loop.create_future()
         self.active = len(connections)
         start = time.perf_counter()
@@ -282,77 +110,35 @@ class _Connection(asyncio.Protocol):
         self.request = b""
         self._run = run
         self._transport: asyncio.Transport | None = None
-        self._received = bytearray()
-        self._body_at = 0  # where the body begins, once the head is there
-        self._length = -1  # of the body; negative: chunked
+        self._reply = ReplyReader()
         self._sent_at = 0.0
-        self._first_byte_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._run.fail(
-            WrongReplyError(f"connection closed: {exc or bytes(self._received[-500:])!r}")
-        )
+        self._run.fail(WrongReplyError(f"connection closed: {exc}"))
 
     def send(self) -> None:
         """Send the next request."""
         assert self._transport is not None
-        self._received.clear()
-        self._body_at = 0
-        self._first_byte_s = 0.0
         self._sent_at = time.perf_counter()
         self._transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
-        received = self._received
-        received += data
         self._run.reads += 1
-        if not self._body_at and not self._read_head():
-            return
-        if not self._first_byte_s:
-            if len(received) == self._body_at:
-                return
-            self._first_byte_s = time.perf_counter() - self._sent_at
-        if self._length >= 0:
-            if len(received) < self._body_at + self._length:
-                return
-        elif not received.endswith(_END_OF_CHUNKS):
-            return
-        self._finish(time.perf_counter() - self._sent_at)
-
-    def _read_head(self) -> bool:
-        received = self._received
-        end = received.find(b"\r\n\r\n")
-        if end < 0:
-            return False
-        if not received.startswith(b"HTTP/1.1 200"):
-            self._run.fail(WrongReplyError(bytes(received[:2000]).decode(errors="replace")))
-            return False
-        self._body_at = end + 4
-        length = _CONTENT_LENGTH.search(received, 0, end + 2)
-        if length:
-            self._length = int(length[1])
-        elif _CHUNKED.search(received, 0, end + 2):
-            self._length = -1
-        else:
-            self._run.fail(WrongReplyError("a reply without length or chunks"))
-            return False
-        return True
+        try:
+            if self._reply.feed(data):
+                self._finish(time.perf_counter() - self._sent_at)
+        except WrongReplyError as exc:
+            self._run.fail(exc)
 
     def _finish(self, latency_s: float) -> None:
         run = self._run
         if run.done.done():
             return
-        body = bytes(memoryview(self._received)[self._body_at :])
-        try:
-            run.check(_dechunked(body) if self._length < 0 else body)
-        except (WrongReplyError, LookupError, ValueError) as exc:
-            run.fail(WrongReplyError(f"{run.model}: {exc!r} in {body[-1500:]!r}"))
-            return
+        run.check(self._reply.take())
         run.latency_s.append(latency_s)
-        run.first_byte_s.append(self._first_byte_s)
         if time.perf_counter() < run.until:
             self.send()
             return
@@ -361,9 +147,10 @@ class _Connection(asyncio.Protocol):
             run.done.set_result(None)
 
 
-def _percentile_ms(values_s: list[float], percent: int) -> float:
-    ordered = sorted(values_s)
-    return round(1000 * ordered[min(len(ordered) - 1, len(ordered) * percent // 100)], 2)
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The value below which so many percent of them are."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 
 async def measure(
@@ -373,12 +160,12 @@ async def measure(
     seconds: float,
     *,
     alias: str = "",
+    size: str = "4 KB",
     wait_for_go: bool = False,
 ) -> Result:
     """Open the connections, warm up, and measure.
 
-    Streams do not start all at once, so that neither their deltas come together nor their first
-    bytes wait for the other streams' requests.
+    Streams do not start all at once, so that their deltas do not come together.
 
     Args:
         url: The full URL of a dialect's endpoint; ``{}`` is the number of the connection.
@@ -386,13 +173,14 @@ async def measure(
         connections: How many are used in parallel.
         seconds: No request starts later than this; those under way are finished.
         alias: Stands before the model's name in requests, and has to in replies.
+        size: Of the requests, one of ``requests.SIZES``.
         wait_for_go: Print ``ready`` after the warm-up and wait for a line on standard input.
 
     Raises:
         WrongReplyError: A reply was not right.
     """
     loop = asyncio.get_running_loop()
-    run = _Run(url, "whole", alias)
+    run = _Run(url, "whole", alias, size)
     pool = []
     for _ in range(connections):
         _, connection = await loop.create_connection(lambda: _Connection(run), run.host, run.port)
@@ -410,10 +198,8 @@ async def measure(
         reads=run.reads,
         wall_s=round(wall_s, 3),
         per_s=round(len(run.latency_s) / wall_s, 1),
-        latency_p50=_percentile_ms(run.latency_s, 50),
-        latency_p99=_percentile_ms(run.latency_s, 99),
-        first_byte_p50=_percentile_ms(run.first_byte_s, 50),
-        first_byte_p99=_percentile_ms(run.first_byte_s, 99),
+        latency_p50=round(1000 * percentile(run.latency_s, 50), 2),
+        latency_p99=round(1000 * percentile(run.latency_s, 99), 2),
     )
 
 
@@ -423,6 +209,7 @@ def main() -> int:
     parser.add_argument("url", help="http://host:port/v1/responses or .../chat/completions")
     parser.add_argument("--model", default="whole")
     parser.add_argument("--alias", default="", help="stands before the model's name")
+    parser.add_argument("--size", choices=SIZES, default="4 KB", help="of the requests")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--wait-for-go", action="store_true", help=argparse.SUPPRESS)
@@ -436,6 +223,7 @@ def main() -> int:
                     args.connections,
                     args.seconds,
                     alias=args.alias,
+                    size=args.size,
                     wait_for_go=args.wait_for_go,
                 )
             )

@@ -19,6 +19,10 @@ from typing import IO, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
+PROXY_CORE: Final = 0
+LOAD_CORE: Final = 1
+"""Load and upstream share a core; the proxy has the other one for itself."""
+
 _CPUCLOCK_SCHED: Final = 2  # as in clock_getcpuclockid(3)
 
 
@@ -48,19 +52,13 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def resident_mb(pid: int) -> float:
-    """Resident memory of a process and its descendants, in MB of 10^6 bytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    own = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-    return own + sum(map(resident_mb, children(pid)))
-
-
 @contextlib.contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Processes started inside run on this core only; a core that is not there is ignored."""
+def pinned(core: int | None) -> Iterator[None]:
+    """We and processes started inside run on this core only; one that is not there is ignored."""
     before = os.sched_getaffinity(0)
-    if core in before:
-        os.sched_setaffinity(0, {core})
+    if core is not None:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, {core})
     try:
         yield
     finally:
@@ -70,7 +68,7 @@ def pinned(core: int) -> Iterator[None]:
 def start(
     command: Sequence[str],
     *,
-    core: int,
+    core: int | None,
     log: IO[bytes] | int | None = None,
     pipes: bool = False,
     environment: Mapping[str, str] | None = None,
@@ -79,7 +77,7 @@ def start(
 
     Args:
         command: Program and arguments; it runs in the repository's root.
-        core: The core it may use.
+        core: The core it may use; ``None``: ours.
         log: Where its output goes; with ``pipes`` its standard error only.
         pipes: Standard input and output are pipes.
         environment: Its environment, ours if absent.
@@ -111,9 +109,9 @@ def stop(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def start_upstream(core: int) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the benchmark's upstream; the process and its port."""
-    process = start([python(), "-m", "benchmarks.upstream"], core=core, pipes=True)
+def start_upstream() -> tuple[subprocess.Popen[bytes], int]:
+    """Start the benchmark's upstream on the load's core; the process and its port."""
+    process = start([python(), "-m", "benchmarks.upstream"], core=LOAD_CORE, pipes=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:

@@ -1,5 +1,6 @@
 """A bar chart as SVG: a group for each load, a bar for each row, on a logarithmic scale."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from html import escape
@@ -24,7 +25,7 @@ def bar_chart(
     for number, group in enumerate(groups):
         lines.append(_text(10, y + 4, escape(group), "font-weight='bold'"))
         y += 10
-        for colour, (name, cells) in zip(_COLOURS, rows, strict=False):
+        for colour, (name, cells) in zip(itertools.cycle(_COLOURS), rows, strict=False):
             value = cells[number]
             if value is None:
                 continue

@@ -1,20 +1,16 @@
 """Dragoman beside nginx and a straight connection, as one table.
 
-Run ``python -m benchmarks.run [--quick] [--connections 32 256] [--write]``.
+Run ``python -m benchmarks.run [--quick] [--connections 32 256]``.
 
 A *server* is something that stands between load and upstream; a *row* is a dialect spoken to a
 server. To measure another proxy, add it to ``servers.SERVERS`` and its rows to ``ROWS``.
 """
 
 import argparse
-import contextlib
-import os
+import itertools
 import statistics
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -22,13 +18,16 @@ import msgspec
 from benchmarks import machine
 from benchmarks.load import Result
 from benchmarks.plot import bar_chart
-from benchmarks.servers import ALIAS, SERVERS, Place
-
-PROXY_CORE: Final = 0
-LOAD_CORE: Final = 1
-"""Load and upstream share a core; the proxy has the other one for itself."""
+from benchmarks.requests import SIZES
+from benchmarks.servers import ALIAS, Running, running
+from benchmarks.tables import Figure, markdown_table, number
+from benchmarks.upstream import BURST
 
 PATHS: Final = {"chat": "/v1/chat/completions", "responses": "/v1/responses"}
+
+CONNECTIONS: Final = (32, 256)
+DELTAS: Final = 100
+"""Chunks of a stream."""
 
 SINGLE_PER_S: Final = 5_000
 BURST_PER_S: Final = 32_000
@@ -53,6 +52,8 @@ class Row(NamedTuple):
     """Stands before the model's name."""
     most: int | None = None
     """The most connections at which it is measured."""
+    once: bool = False
+    """Whether one round has to do, since it takes long."""
 
 
 _ROLLOUT: Final = "/ng-rollout/benchmark-{}"
@@ -62,46 +63,77 @@ ROWS: Final = (
     Row("nginx", "nginx", "chat"),
     Row("Dragoman, Chat on Chat (relayed)", "dragoman-chat", "chat"),
     Row("Dragoman, Responses over Chat", "dragoman-chat", "responses"),
-    Row("Dragoman, Chat over Responses", "dragoman-responses", "chat"),
+    Row("Dragoman, Chat over Responses", "dragoman-responses", "chat", False),
     Row("Dragoman, Responses on Responses (relayed)", "dragoman-responses", "responses", False),
-    Row("Dragoman, Chat on Chat, captured", "dragoman-captures", "chat", False, _ROLLOUT),
-    Row(
-        "Dragoman, Responses over Chat, captured", "dragoman-captures", "responses", False, _ROLLOUT
+    *(
+        Row(f"Dragoman, {way}, {how}", server, dialect, False, _ROLLOUT, alias, most=32)
+        for how, server, alias in (
+            ("captured", "dragoman-captures", ""),
+            ("in full", "dragoman-full", ALIAS),
+        )
+        for way, dialect in (("Chat on Chat", "chat"), ("Responses over Chat", "responses"))
     ),
-    Row("Dragoman, Chat on Chat, in full", "dragoman-full", "chat", False, _ROLLOUT, ALIAS),
-    Row(
-        *("Dragoman, Responses over Chat, in full", "dragoman-full", "responses"),
-        *(False, _ROLLOUT, ALIAS),
-    ),
-    Row("LiteLLM, Chat on Chat", "litellm", "chat", False, most=32),
-    Row("LiteLLM, Responses over Chat", "litellm", "responses", False, most=32),
+    Row("LiteLLM, Chat on Chat", "litellm", "chat", False, most=32, once=True),
+    Row("LiteLLM, Responses over Chat", "litellm", "responses", False, most=32, once=True),
 )
 REFERENCE: Final = "nginx"
 """The row to which ratios are given."""
 
+_RELAY_GOALS: Final = {"request, 1 KB in": 200, "chunk, singly": 10, "chunk, in bursts": 10}
+GOALS: Final = {
+    "Dragoman, Responses over Chat": {
+        "request, 1 KB in": 300,
+        "chunk, singly": 30,
+        "chunk, in bursts": 10,
+    },
+    "Dragoman, Chat on Chat (relayed)": _RELAY_GOALS,
+    "Dragoman, Responses on Responses (relayed)": _RELAY_GOALS,
+}
+"""By row and unit, the CPU microseconds that were aimed at."""
 
-# Workloads
+
+# Loads
 
 
 class Load(NamedTuple):
     """What is asked of a row at a time."""
 
-    kind: str
-    """``whole``, ``single`` or ``burst``."""
+    unit: str
+    """What the cost is given of: a request, or a chunk of a stream."""
     connections: int
+    model: str
+    """The upstream's."""
+    size: str = "4 KB"
+    """Of the request."""
 
-    def model(self, deltas: int) -> str:
-        """The upstream's model for it."""
-        if self.kind == "whole":
-            return "whole"
-        if self.kind == "single":
-            return f"stream-{deltas}-{max(1, round(1000 * self.connections / SINGLE_PER_S))}ms"
-        return f"burst-{deltas}-{max(1, round(10_000 * self.connections / BURST_PER_S))}ms"
+    @property
+    def streams(self) -> bool:
+        """Whether the replies are streams."""
+        return self.model != "whole"
 
+    @property
     def title(self) -> str:
         """The head of its column."""
-        unit = {"whole": "request", "single": "chunk, singly", "burst": "chunk, in bursts"}
-        return f"{unit[self.kind]}, {self.connections}"
+        return f"{self.unit}, {self.connections}"
+
+
+def loads_at(connections: Sequence[int]) -> list[Load]:
+    """All loads, each at so many connections."""
+
+    def gap_ms(per_s: int, step: int, n: int) -> int:
+        return max(1, round(1000 * step * n / per_s))
+
+    return [
+        *(Load(f"request, {size} in", n, "whole", size) for size in SIZES for n in connections),
+        *(
+            Load("chunk, singly", n, f"stream-{DELTAS}-{gap_ms(SINGLE_PER_S, 1, n)}ms")
+            for n in connections
+        ),
+        *(
+            Load("chunk, in bursts", n, f"burst-{DELTAS}-{gap_ms(BURST_PER_S, BURST, n)}ms")
+            for n in connections
+        ),
+    ]
 
 
 class Sample(NamedTuple):
@@ -113,55 +145,20 @@ class Sample(NamedTuple):
     reads_per_unit: float
 
 
-@contextlib.contextmanager
-def _running(
-    names: Sequence[str], upstream_port: int, folder: Path, models: Sequence[str]
-) -> Iterator[dict[str, tuple[subprocess.Popen[bytes], int]]]:
-    """Start servers; those that could not be started are named and left out."""
-    # What the caller of the benchmark has configured for Dragoman must not take part.
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("DRAGOMAN_", "OPENAI_"))
-    }
-    running: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
-    with contextlib.ExitStack() as stack:
-        for name in names:
-            place = Place(machine.free_port(), upstream_port, folder / name, models)
-            place.folder.mkdir()
-            command = SERVERS[name].command(place)
-            if command is None:
-                print(f"left out: {name} is not installed")
-                continue
-            log = place.folder / "log"
-            with log.open("wb") as file:
-                process = machine.start(command, core=PROXY_CORE, log=file, environment=environment)
-            stack.callback(machine.stop, process)
-            url = f"http://127.0.0.1:{place.port}{SERVERS[name].ready}"
-            try:
-                machine.wait_ready(process, url, log, SERVERS[name].start_s)
-            except machine.StartError as exc:
-                print(f"left out: {name} {exc}")
-                continue
-            running[name] = process, place.port
-        yield running
-
-
-def sample(port: int, pid: int | None, row: Row, load: Load, deltas: int, seconds: float) -> Sample:
+def sample(port: int, pid: int | None, row: Row, load: Load, seconds: float) -> Sample:
     """Load the server on a port; the CPU time is that of the process ``pid`` and its descendants.
 
     Raises:
-        StartError: It gives wrong replies.
+        machine.StartError: It gives wrong replies.
     """
-    model = load.model(deltas)
     process = machine.start(
         [
-            *(machine.python(), "-m", "benchmarks.load", "--wait-for-go", "--model", model),
+            *(machine.python(), "-m", "benchmarks.load", "--wait-for-go", "--model", load.model),
             *("--alias", row.alias, "--connections", str(load.connections)),
-            *("--seconds", str(seconds)),
+            *("--size", load.size, "--seconds", str(seconds)),
             f"http://127.0.0.1:{port}{row.prefix}{PATHS[row.dialect]}",
         ],
-        core=LOAD_CORE,
+        core=machine.LOAD_CORE,
         pipes=True,
     )
     try:
@@ -179,179 +176,174 @@ def sample(port: int, pid: int | None, row: Row, load: Load, deltas: int, second
     if not line:
         raise machine.StartError(f"{row.title}: wrong replies at {load}")
     result = msgspec.json.decode(line, type=Result)
-    units = result.requests * (1 if load.kind == "whole" else deltas)
+    units = result.requests * (DELTAS if load.streams else 1)
     return Sample(used_ns / 1000 / units if pid else None, result, result.reads / units)
+
+
+class Results(NamedTuple):
+    """All samples of all loads on the rows that could be measured."""
+
+    rows: Sequence[Row]
+    loads: Sequence[Load]
+    samples: dict[tuple[Row, Load], list[Sample]]
+
+    def cpu_us(self, row: Row | None, load: Load) -> float | None:
+        """The median cost per unit; ``None`` where it was not measured."""
+        found = self.samples.get((row, load), ()) if row else ()
+        values = [one.cpu_us for one in found if one.cpu_us is not None]
+        return statistics.median(values) if values else None
+
+    def joined(self, row: Row, load: Load) -> bool:
+        """Whether chunks that were sent singly were not read singly."""
+        reads = statistics.median(one.reads_per_unit for one in self.samples[row, load])
+        return "singly" in load.unit and reads < 0.9
+
+    def goals(self) -> list[Figure]:
+        """The costs for which something was aimed at."""
+        by_title = {row.title: row for row in self.rows}
+        nginx = by_title.get(REFERENCE)
+        figures = []
+        for title, limits in GOALS.items():
+            for load in self.loads:
+                if (row := by_title.get(title)) and load.unit in limits:
+                    # Joined chunks cost less than those that were to be measured.
+                    cpu_us = None if self.joined(row, load) else self.cpu_us(row, load)
+                    what, limit = f"{title}: {load.title}", limits[load.unit]
+                    beside = self.cpu_us(nginx, load)
+                    figures.append(Figure(what, cpu_us, "us CPU", limit, nginx=beside))
+        return figures
+
+
+def measure(
+    rows: Sequence[Row], loads: Sequence[Load], *, rounds: int = 2, seconds: float = 1.0
+) -> Results:
+    """Measure the rows in turns at each load.
+
+    Args:
+        rows: Those whose server is not installed are left out.
+        loads: Each is measured on all rows before the next.
+        rounds: How often all that is done.
+        seconds: How long requests are started in each sample.
+
+    Raises:
+        machine.StartError: A server did not start, or replies were wrong.
+    """
+    samples: dict[tuple[Row, Load], list[Sample]] = {}
+    names = list(dict.fromkeys(row.server for row in rows if row.server))
+    models = list(dict.fromkeys(["whole", *(load.model for load in loads)]))
+    upstream, upstream_port = machine.start_upstream()
+    try:
+        with running(names, upstream_port, models) as servers:
+            straight = Running(0, upstream_port)
+            rows = [row for row in rows if row.server is None or row.server in servers]
+            for turn, load in itertools.product(range(rounds), loads):
+                print(f"round {turn + 1} of {rounds}: {load.title}", file=sys.stderr)
+                for row in rows:
+                    few = row.most is None or load.connections <= row.most
+                    if few and not (row.once and turn):
+                        server = servers[row.server] if row.server else straight
+                        taken = sample(server.port, server.pid, row, load, seconds)
+                        samples.setdefault((row, load), []).append(taken)
+    finally:
+        machine.stop(upstream)
+    return Results(rows, loads, samples)
 
 
 # Tables
 
 
-Samples = dict[tuple[Row, Load], list[Sample]]
-
-
-def _median_cpu(samples: list[Sample] | None) -> float | None:
-    values = [sample.cpu_us for sample in samples or () if sample.cpu_us is not None]
-    return statistics.median(values) if values else None
-
-
-def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, readable as plain text."""
-    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *rest = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return f"| {' | '.join([first, *rest])} |"
-
-    rule = (
-        f"|{'|'.join([':' + '-' * (widths[0] + 1), *('-' * (w + 1) + ':' for w in widths[1:])])}|"
-    )
-    return "\n".join([line(head), rule, *map(line, lines)])
-
-
-def cpu_table(rows: Sequence[Row], loads: Sequence[Load], samples: Samples) -> str:
+def cpu_table(results: Results) -> str:
     """CPU time of the server per unit, with the ratio to the reference row."""
-    reference = next((row for row in rows if row.title == REFERENCE), None)
+    reference = next((row for row in results.rows if row.title == REFERENCE), None)
     lines = []
-    for row in rows:
+    for row in results.rows:
         cells = [row.title]
-        for load in loads:
-            cpu_us = _median_cpu(samples.get((row, load)))
-            base = _median_cpu(samples.get((reference, load))) if reference else None
+        for load in results.loads:
+            cpu_us, base = results.cpu_us(row, load), results.cpu_us(reference, load)
             if cpu_us is None:
                 cells.append("-")
                 continue
-            cell = f"{cpu_us:.1f}" if cpu_us < 100 else f"{cpu_us:.0f}"
-            # A single delta that was not read singly was not measured singly.
-            joined = statistics.median(s.reads_per_unit for s in samples[row, load]) < 0.9
-            cell += "*" if load.kind == "single" and joined else ""
+            cell = number(cpu_us) + ("*" if results.joined(row, load) else "")
             cells.append(f"{cell} ({cpu_us / base:.1f}x)" if base else cell)
         lines.append(cells)
-    return markdown_table(["CPU us per", *(load.title() for load in loads)], lines)
+    return markdown_table(["CPU us per", *(load.title for load in results.loads)], lines)
 
 
-def _chart(rows: Sequence[Row], loads: Sequence[Load], samples: Samples) -> str:
+def chart(results: Results) -> str:
+    """The costs at the fewest connections, as an SVG picture."""
+    fewest = min(load.connections for load in results.loads)
+    loads = [load for load in results.loads if load.connections == fewest]
     bars = [
-        (row.title, [_median_cpu(samples.get((row, load))) for load in loads])
-        for row in rows
+        (row.title, [results.cpu_us(row, load) for load in loads])
+        for row in results.rows
         if row.server is not None
     ]
-    title = "CPU microseconds of the proxy, logarithmic; less is better"
-    return bar_chart(title, [f"per {load.title()} connections" for load in loads], bars)
+    title = f"CPU microseconds of the proxy, {fewest} connections, logarithmic; less is better"
+    return bar_chart(title, [f"per {load.unit}" for load in loads], bars)
 
 
-def speed_table(rows: Sequence[Row], loads: Sequence[Load], samples: Samples) -> str:
-    """Requests per second, latency, and the delay of a stream's first byte."""
-    whole = [load for load in loads if load.kind == "whole"]
-    single = [load for load in loads if load.kind == "single"]
-    head = ["wall clock"]
-    head += [f"requests/s, {load.connections}" for load in whole]
-    head += [f"p50/p99 ms, {load.connections}" for load in whole]
-    head += [f"first byte p50/p99 ms, {load.connections}" for load in single]
+def speed_table(results: Results) -> str:
+    """Requests per second and latency of the 1 KB requests."""
+    loads = [load for load in results.loads if load.size == "1 KB"]
+    head = ["wall clock, 1 KB in"]
+    head += [f"requests/s, {load.connections}" for load in loads]
+    head += [f"p50/p99 ms, {load.connections}" for load in loads]
     lines = []
-    for row in rows:
+    for row in results.rows:
         cells = [row.title]
         for load, names in (
-            *((load, ("per_s",)) for load in whole),
-            *((load, ("latency_p50", "latency_p99")) for load in whole),
-            *((load, ("first_byte_p50", "first_byte_p99")) for load in single),
+            *((load, ("per_s",)) for load in loads),
+            *((load, ("latency_p50", "latency_p99")) for load in loads),
         ):
-            results = [sample.result for sample in samples.get((row, load), ())]
-            medians = [
-                statistics.median(getattr(r, name) for r in results) for name in names if results
-            ]
-            cells.append(" / ".join(f"{m:.0f}" if m >= 100 else f"{m:.1f}" for m in medians) or "-")
+            found = [one.result for one in results.samples.get((row, load), ())]
+            medians = [statistics.median(getattr(r, n) for r in found) for n in names if found]
+            cells.append(" / ".join(map(number, medians)) or "-")
         lines.append(cells)
     return markdown_table(head, lines)
 
 
 NOTES: Final = """\
-CPU time is that of the proxy's process with all its threads, user and system, alone on core 0; load
+CPU time is that of the proxy's process with all its threads, user and system, on core 0; load
 and upstream share core 1. Each figure is the median of {rounds} interleaved run(s). In brackets:
-the ratio to nginx, which relays without translation. 4 KB in and 1 KB out per request, {deltas}
-chunks of about 200 bytes per stream; singly: {single} chunks/s over all streams, each in a write of
-its own; in bursts: {burst} chunks/s, ten to a write. `*`: the proxy fell behind and chunks were
-joined. Requests/s of the first two rows are limited by load and upstream, which share a core."""
+the ratio to nginx, which relays without translation. Whole replies have 1 KB. Streams: 4 KB in,
+{deltas} chunks of about 200 bytes; singly: {single} chunks/s over all streams, each in a write of
+its own; in bursts: {burst} chunks/s, ten to a write. What a stream's request and end cost is part
+of its chunks. `*`: the proxy fell behind and chunks were joined. Requests/s of the first two rows
+are limited by load and upstream, which share a core."""
 
 
-def _report(
-    rows: Sequence[Row], loads: Sequence[Load], samples: Samples, rounds: int, deltas: int
-) -> str:
-    notes = NOTES.format(rounds=rounds, deltas=deltas, single=SINGLE_PER_S, burst=BURST_PER_S)
-    tables = [cpu_table(rows, loads, samples), speed_table(rows, loads, samples)]
-    return "\n\n".join([*tables, notes])
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.run",
-        description="Dragoman beside nginx and a straight connection: CPU time, speed, latency.",
-    )
-    parser.add_argument("--quick", action="store_true", help="one short round, in about a minute")
-    parser.add_argument("--connections", type=int, nargs="+", default=[32, 256], metavar="N")
-    parser.add_argument("--rounds", type=int, help="interleaved repetitions (3; with --quick 1)")
-    parser.add_argument("--only", help="rows whose title contains this, and nginx")
-    parser.add_argument("--write", action="store_true", help="replace benchmarks/RESULTS.md")
-    return parser.parse_args()
+def report(results: Results) -> str:
+    """The tables and how they came about."""
+    rounds = max(map(len, results.samples.values()))
+    notes = NOTES.format(rounds=rounds, deltas=DELTAS, single=SINGLE_PER_S, burst=BURST_PER_S)
+    return "\n\n".join([cpu_table(results), speed_table(results), notes])
 
 
 def main() -> int:
     """Measure and print."""
-    args = _parse()
-    rounds = args.rounds or (1 if args.quick else 3)
-    deltas = 100 if args.quick else 200
-    seconds = 0.7 if args.quick else 1.5
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run",
+        description="Dragoman beside nginx and a straight connection: CPU time, speed, latency.",
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rows, one short round")
+    parser.add_argument("--connections", type=int, nargs="+", default=CONNECTIONS, metavar="N")
+    parser.add_argument("--rounds", type=int, help="interleaved repetitions (2; with --quick 1)")
+    parser.add_argument("--only", help="rows whose title contains this, and nginx")
+    args = parser.parse_args()
     rows = [
         row
         for row in ROWS
         if (row.quick or not args.quick)
         and (not args.only or row.title == REFERENCE or args.only.lower() in row.title.lower())
     ]
-    loads = [Load(kind, n) for kind in ("whole", "single", "burst") for n in args.connections]
-    samples: Samples = {}
-    with tempfile.TemporaryDirectory(prefix="dragoman-bench-") as folder:
-        upstream, upstream_port = machine.start_upstream(LOAD_CORE)
-        try:
-            names = list(dict.fromkeys(row.server for row in rows if row.server))
-            models = list(dict.fromkeys(["whole", *(load.model(deltas) for load in loads)]))
-            with _running(names, upstream_port, Path(folder), models) as running:
-                rows = [row for row in rows if row.server is None or row.server in running]
-                for number in range(rounds):
-                    for load in loads:
-                        print(f"round {number + 1} of {rounds}: {load.title()}", file=sys.stderr)
-                        for row in rows:
-                            if row.most is not None and load.connections > row.most:
-                                continue
-                            process, port = running.get(row.server or "", (None, upstream_port))
-                            pid = process.pid if process else None
-                            taken = sample(port, pid, row, load, deltas, seconds)
-                            samples.setdefault((row, load), []).append(taken)
-        except machine.StartError as exc:
-            print(f"stopped: {exc}", file=sys.stderr)
-            return 1
-        finally:
-            machine.stop(upstream)
-    report = _report(rows, loads, samples, rounds, deltas)
-    print(report)
-    if args.write:
-        facts = machine.describe(["uvloop", "uvicorn", "httptools", "litestar", "httpx", "msgspec"])
-        lines = [
-            "# Results",
-            "",
-            "![CPU time per request and chunk](results.svg)",
-            "",
-            f"Made by `python -m benchmarks.run {' '.join(sys.argv[1:])}`.",
-            "How to read it: `benchmarks/README.md`.",
-            "",
-            *(f"- {name}: {value}" for name, value in facts),
-            "",
-            report,
-            "",
-        ]
-        (machine.ROOT / "benchmarks" / "RESULTS.md").write_text("\n".join(lines))
-        (machine.ROOT / "benchmarks" / "results.svg").write_text(_chart(rows, loads, samples))
+    rounds = args.rounds or (1 if args.quick else 2)
+    seconds = 0.7 if args.quick else 1.0
+    try:
+        results = measure(rows, loads_at(args.connections), rounds=rounds, seconds=seconds)
+    except machine.StartError as exc:
+        print(f"stopped: {exc}", file=sys.stderr)
+        return 1
+    print(report(results))
     return 0
 
 

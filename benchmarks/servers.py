@@ -1,6 +1,10 @@
 """What stands between load and upstream: how each server is started."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -34,6 +38,8 @@ class Server(NamedTuple):
     ready: str
     """A path that answers with 200 when the server is usable."""
     start_s: float = 20.0
+    optional: bool = False
+    """Whether a table without it is of use."""
 
 
 _NGINX_CONF: Final = """\
@@ -120,10 +126,61 @@ def _litellm(place: Place) -> Sequence[str] | None:
 
 
 SERVERS: Final = {
-    "nginx": Server(_nginx, "/health"),
-    "litellm": Server(_litellm, "/health/liveliness", 120.0),
+    "nginx": Server(_nginx, "/health", optional=True),
+    "litellm": Server(_litellm, "/health/liveliness", 120.0, optional=True),
     "dragoman-chat": Server(_dragoman("chat"), "/ready"),
     "dragoman-captures": Server(_dragoman("chat", captures=True), "/ready"),
     "dragoman-full": Server(_dragoman_full, "/ready"),
     "dragoman-responses": Server(_dragoman("responses"), "/ready"),
 }
+
+
+class Running(NamedTuple):
+    """A server that is usable."""
+
+    pid: int
+    port: int
+
+
+@contextlib.contextmanager
+def running(
+    names: Sequence[str], upstream_port: int, models: Sequence[str] = ()
+) -> Iterator[dict[str, Running]]:
+    """Start servers on the proxy's core; optional ones that cannot be are named and left out.
+
+    Raises:
+        machine.StartError: A server that is not optional did not become usable.
+    """
+    # What the caller of the benchmark has configured for Dragoman must not take part.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("DRAGOMAN_", "OPENAI_"))
+    }
+    found: dict[str, Running] = {}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dragoman-bench-")))
+        for name in names:
+            server = SERVERS[name]
+            place = Place(machine.free_port(), upstream_port, folder / name, models)
+            place.folder.mkdir()
+            command = server.command(place)
+            if command is None:
+                print(f"left out: {name} is not installed", file=sys.stderr)
+                continue
+            log = place.folder / "log"
+            with log.open("wb") as file:
+                process = machine.start(
+                    command, core=machine.PROXY_CORE, log=file, environment=environment
+                )
+            stack.callback(machine.stop, process)
+            url = f"http://127.0.0.1:{place.port}{server.ready}"
+            try:
+                machine.wait_ready(process, url, log, server.start_s)
+            except machine.StartError as exc:
+                if not server.optional:
+                    raise
+                print(f"left out: {name} {exc}", file=sys.stderr)
+                continue
+            found[name] = Running(process.pid, place.port)
+        yield found

@@ -19,11 +19,9 @@ from typing import Any, Final
 import httpx
 
 from benchmarks import machine
-from benchmarks.run import markdown_table
+from benchmarks.tables import markdown_table
 from benchmarks.upstream import new_event_loop
 
-CLIENT_CORE: Final = 0
-UPSTREAM_CORE: Final = 1
 PARALLEL: Final = 32
 DELTAS: Final = 200
 IDLE_S: Final = 60
@@ -329,7 +327,7 @@ async def cost_us(name: str, port: int, model: str, requests: int) -> float:
 
 def _measure_in_child(name: str, port: int, load: str) -> float:
     command = [machine.python(), "-m", "benchmarks.transports", "--one", name, load, str(port)]
-    process = machine.start(command, core=CLIENT_CORE, pipes=True)
+    process = machine.start(command, core=machine.PROXY_CORE, pipes=True)
     try:
         assert process.stdout is not None
         return float(process.stdout.readline())
@@ -370,7 +368,7 @@ def main() -> None:
     print(markdown_table(["behaviour", *names], lines))
     print()
     costs: dict[tuple[str, str], list[float]] = {}
-    upstream, port = machine.start_upstream(UPSTREAM_CORE)
+    upstream, port = machine.start_upstream()
     try:
         for _ in range(args.rounds):
             for load in LOADS:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks import machine
-from benchmarks.run import LOAD_CORE, PROXY_CORE, Load, Row, markdown_table, sample
+from benchmarks.run import Load, Row, sample
+from benchmarks.tables import markdown_table
 
 SECONDS: Final = 1.0
 AMPLE: Final = 1000
@@ -73,7 +74,7 @@ def running(setting: Setting, upstream_port: int, folder: Path) -> Iterator[tupl
     command = [machine.python(), "-m", "proxy", "serve", "--config", str(config)]
     log = folder / "log"
     with log.open("wb") as file:
-        process = machine.start(command, core=PROXY_CORE, log=file)
+        process = machine.start(command, core=machine.PROXY_CORE, log=file)
     try:
         machine.wait_ready(process, f"http://127.0.0.1:{port}/ready", log, 20)
         while machine.listeners(port) < setting.workers:
@@ -90,7 +91,7 @@ def measure(pid: int, port: int, connections: int) -> Figure:
     """One run."""
     workers = machine.children(pid) or [pid]
     before = [machine.cpu_ns(worker) for worker in workers]
-    taken = sample(port, pid, ROW, Load("whole", connections), 0, SECONDS)
+    taken = sample(port, pid, ROW, Load("request, 4 KB in", connections, "whole"), SECONDS)
     used = [machine.cpu_ns(worker) - b for worker, b in zip(workers, before, strict=True)]
     assert taken.cpu_us is not None
     return Figure(taken.cpu_us, taken.result.per_s, max(used) / sum(used))
@@ -132,7 +133,7 @@ def main() -> int:
     figures: dict[Setting, list[Figure]] = {setting: [] for setting in SETTINGS}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dragoman-bench-")))
-        upstream, upstream_port = machine.start_upstream(LOAD_CORE)
+        upstream, upstream_port = machine.start_upstream()
         stack.callback(machine.stop, upstream)
         servers = [
             stack.enter_context(running(setting, upstream_port, folder / str(number)))
