@@ -25,15 +25,21 @@ class ClientGone(Exception):
     """The caller went away before its request was complete."""
 
 
-async def read_body(receive: Callable[[], Awaitable[Any]], limit_bytes: int) -> bytes:
+async def read_body(
+    receive: Callable[[], Awaitable[Any]], limit_bytes: int, pieces: list[bytes]
+) -> bytes:
     """The whole body of an ASGI request.
+
+    Args:
+        receive: Gives the request's messages.
+        limit_bytes: Largest body.
+        pieces: Gets the body's pieces as they come, also where there is no whole.
 
     Raises:
         BodyError: It is longer than ``limit_bytes``.
         ClientGone: The caller disconnected.
     """
     message = await receive()
-    pieces = []
     size = 0
     while True:
         if message["type"] == "http.disconnect":

@@ -1,23 +1,22 @@
 """One request of a rollout and its reply, kept as they go by."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Mapping
+
+from msgspec import UNSET
 
 from backends.base import UpstreamReply, UpstreamRequest
 from proxy.capture.budget import Budget
 from proxy.ids import random_hex
 from proxy.record import Record
-
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
+from translators.wire import JSON
 
 _PIECE_BYTES = 96
 """What a piece takes besides its bytes: streams may come in very small ones."""
 
 
 class Body:
-    """A body in pieces, each as it came; ``times_s`` is when, on the monotonic clock."""
+    """A body in pieces, each as it came; ``times_s`` is when, on the record's clock."""
 
     __slots__ = ("encoding", "pieces", "times_s", "type")
 
@@ -29,83 +28,68 @@ class Body:
 
 
 class Call:
-    """Stands between the server and the application, changes nothing, and keeps both bodies.
+    """What is kept of a request and its reply: references to what passes, nothing else.
 
     Attributes:
-        status: The reply's status, once it is there.
+        record: What the log tells of the request; read when the call is written.
         has_ended: Whether the reply came to its end.
-        is_gone: Whether the caller went away before.
         has_failed: Whether the application raised an exception.
         is_dropped: Whether there was no room for it; then no body is left.
+        reply_status: The member ``status`` of a whole reply that was made here, and so is strict
+            JSON on one line; ``UNSET`` of any other.
     """
 
-    def __init__(
-        self, rollout: str, dialect: str, scope: Any, receive: Receive, send: Send, budget: Budget
-    ) -> None:
+    __slots__ = (
+        *("_budget", "ended_s", "has_ended", "has_failed", "id", "is_dropped", "record", "reply"),
+        *("reply_status", "request", "rollout", "size_bytes", "started_unix_s", "upstream"),
+    )
+
+    def __init__(self, rollout: str, record: Record, budget: Budget) -> None:
         """Begin a call; the budget is charged for what it keeps, until ``size_bytes`` is freed."""
         self.id = random_hex()
         self.rollout = rollout
-        self.dialect = dialect
+        self.record = record
         self.started_unix_s = time.time()
-        self.started_s = time.perf_counter()
         self.ended_s = 0.0
-        self.status: int | None = None
-        self.has_ended = self.is_gone = self.has_failed = self.is_dropped = False
+        self.has_ended = self.has_failed = self.is_dropped = False
         self.request = Body()
         self.reply = Body()
+        self.reply_status: JSON = UNSET
         self.upstream: Upstream | None = None
-        self.upstream_name: str | None = None
-        self.upstream_dialect: str | None = None
-        self.request_id: str | None = None
-        self.error_code: str | None = None
         self.size_bytes = 0
-        self._record: Record | None = None
-        self._receive = receive
-        self._send = send
         self._budget = budget
-        for name, value in scope["headers"]:
-            if name == b"content-encoding":
-                self.request.encoding = value.decode("latin-1")
 
-    async def receive(self) -> Any:
-        """The server's next message."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self.is_gone = not self.has_ended
-        elif piece := message.get("body"):
+    def keep_request(self, pieces: Iterable[bytes], encoding: str) -> None:
+        """Keep what came of the request's body."""
+        self.request.encoding = encoding
+        for piece in pieces:
             self.keep(self.request, piece)
-        return message
 
-    def send(self, message: Any) -> Awaitable[None]:
-        """Pass a message of the application on.
+    def begin_reply(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Note what the reply's headers say of its body."""
+        for name, value in headers:
+            if name == b"content-type":
+                self.reply.type = value.decode("latin-1")
+            elif name == b"content-encoding":
+                self.reply.encoding = value.decode("latin-1")
 
-        No coroutine around the server's: saves 2 us per message.
-        """
-        if message["type"] == "http.response.body":
-            if piece := message.get("body"):
-                self.keep(self.reply, piece)
-            self.has_ended = not message.get("more_body")
-        elif message["type"] == "http.response.start":
-            self.status = message["status"]
-            for name, value in message.get("headers", ()):
-                if name == b"content-type":
-                    self.reply.type = value.decode("latin-1")
-                elif name == b"content-encoding":
-                    self.reply.encoding = value.decode("latin-1")
-        return self._send(message)
+    def keep_document(self, document: JSON, body: bytes) -> None:
+        """Keep a whole reply that was made here, which ends with it."""
+        self.keep(self.reply, body)
+        self.reply_status = document.get("status") if isinstance(document, dict) else None
+        self.has_ended = True
 
-    def follow(self, record: Record) -> None:
-        """Learn from the request's record where it went."""
-        self._record = record
-
-    def follow_upstream(self, record: Record) -> None:
-        """The same, and keep what goes to the upstream and what it says."""
-        self._record = record
-        record.watch = self._watch
+    def watch(self, request: UpstreamRequest, reply: UpstreamReply) -> UpstreamReply:
+        """Keep what went to the upstream, and what it says; see ``Record.watch``."""
+        if self.is_dropped:
+            return reply
+        self.upstream = watched = Upstream(self, reply)
+        self.keep(watched.request, request.body)
+        return watched
 
     def keep(self, body: Body, piece: bytes) -> None:
         """Keep a piece; if there is no room for it, keep nothing at all any more."""
-        if self.is_dropped:
+        if self.is_dropped or not piece:
             return
         size_bytes = len(piece) + _PIECE_BYTES
         if not self._budget.take(size_bytes):
@@ -123,25 +107,11 @@ class Call:
         self.size_bytes = 0
 
     def end(self) -> None:
-        """Note the end, and let go of the request: until a call is written, little stays of it."""
+        """Note the end, and let go of the upstream: until it is written, little stays of a call."""
         self.ended_s = time.perf_counter()
-        if self._record is not None:
-            self.request_id = self._record.request_id
-            self.upstream_name = self._record.upstream
-            self.upstream_dialect = self._record.upstream_dialect
-            self.error_code = None if self._record.error is None else self._record.error.code
-            self._record.watch = None
-            self._record = None
+        self.record.watch = None
         if self.upstream is not None:
             self.upstream.end()
-        del self._receive, self._send
-
-    def _watch(self, request: UpstreamRequest, reply: UpstreamReply) -> UpstreamReply:
-        if self.is_dropped:
-            return reply
-        self.upstream = watched = Upstream(self, reply)
-        self.keep(watched.request, request.body)
-        return watched
 
 
 class Upstream:

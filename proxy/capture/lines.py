@@ -43,7 +43,7 @@ class _Whole(msgspec.Struct):
     error: JSON = None
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, gc=False):
     """A body that was read: on one line if it is a JSON object, and as it came.
 
     ``first_s`` is when its first content came.
@@ -66,8 +66,8 @@ class _UpstreamSide(msgspec.Struct):
     response_raw: str | UnsetType
 
 
-class _Line(msgspec.Struct):
-    """The members of a line, in their order."""
+class _Head(msgspec.Struct, gc=False):
+    """The first members of a line, in their order; the bodies follow."""
 
     model_call_id: str
     rollout_id: str
@@ -80,8 +80,11 @@ class _Line(msgspec.Struct):
     latency_ttft_ms: float | None
     status_code: int | None
     error_category: str | None
-    request: msgspec.Raw | None
-    response: msgspec.Raw | None
+
+
+class _Rest(msgspec.Struct, omit_defaults=True):
+    """The members after the bodies, which most lines do not have."""
+
     request_raw: str | UnsetType
     response_raw: str | UnsetType
     upstream: _UpstreamSide | UnsetType
@@ -97,29 +100,35 @@ def line_of(call: Call, request_limit_bytes: int) -> bytes:
         call: A call that was not dropped.
         request_limit_bytes: Largest request after decompression.
     """
-    request = _read(call.request, request_limit_bytes)
-    reply = _read_reply(call.dialect, call.reply)
-    name = call.upstream_name
-    latency_s = call.ended_s - call.started_s
-    line = _Line(
-        model_call_id=call.id,
-        rollout_id=call.rollout,
-        request_id=call.request_id,
-        dialect=call.dialect,
-        model_ref=None if name is None else {"type": _MODEL_SERVERS, "name": name},
-        started_at=call.started_unix_s,
-        completed_at=call.started_unix_s + latency_s,
-        latency_ms=round(latency_s * 1000, 2),
-        latency_ttft_ms=_ms_since(call.started_s, reply.first_s),
-        status_code=call.status,
-        error_category=_category(call, reply),
-        request=_json(request),
-        response=_json(reply),
-        request_raw=_text(request),
-        response_raw=_text(reply),
-        upstream=UNSET if call.upstream is None else _upstream_side(call, request_limit_bytes),
+    record = call.record
+    request = _read(call.request, request_limit_bytes, is_strict=record.has_strict_body)
+    reply = _read_reply(call)
+    name = record.upstream
+    latency_s = call.ended_s - record.started_s
+    head = _Head(
+        call.id,
+        call.rollout,
+        record.request_id,
+        record.dialect,
+        None if name is None else {"type": _MODEL_SERVERS, "name": name},
+        call.started_unix_s,
+        call.started_unix_s + latency_s,
+        round(latency_s * 1000, 2),
+        _ms_since(record.started_s, reply.first_s),
+        record.status,
+        _category(call, reply),
     )
-    return encode(line) + b"\n"
+    rest = b"}"
+    if request.line is None or reply.line is None or call.upstream is not None:
+        rest = encode(_rest(call, request, reply, request_limit_bytes))
+        rest = b"," + rest[1:] if len(rest) > 2 else b"}"
+    bodies = (b',"request":', request.line or b"null", b',"response":', reply.line or b"null")
+    return b"".join((encode(head)[:-1], *bodies, rest, b"\n"))
+
+
+def _rest(call: Call, request: _Body, reply: _Body, request_limit_bytes: int) -> _Rest:
+    upstream = UNSET if call.upstream is None else _upstream_side(call, request_limit_bytes)
+    return _Rest(_text(request), _text(reply), upstream)
 
 
 def _upstream_side(call: Call, request_limit_bytes: int) -> _UpstreamSide:
@@ -127,7 +136,7 @@ def _upstream_side(call: Call, request_limit_bytes: int) -> _UpstreamSide:
     request = _read(call.upstream.request, request_limit_bytes)
     reply = _read(call.upstream.reply, _REPLY_LIMIT_BYTES)
     return _UpstreamSide(
-        dialect=call.upstream_dialect,
+        dialect=call.record.upstream_dialect,
         status_code=call.upstream.status,
         request=_json(request),
         response=_json(reply),
@@ -146,21 +155,25 @@ def _text(body: _Body) -> str | UnsetType:
     return body.data.decode("utf-8", "replace")
 
 
-def _read(body: Body, limit_bytes: int) -> _Body:
+def _read(body: Body, limit_bytes: int, *, is_strict: bool = False) -> _Body:
     data = _plain(body, limit_bytes)
-    return _Body(one_line(data), data)
+    return _Body(one_line(data, is_strict=is_strict), data)
 
 
-def _read_reply(dialect: str, body: Body) -> _Body:
+def _read_reply(call: Call) -> _Body:
+    body = call.reply
     if not body.type.startswith("text/event-stream"):
-        reply = _read(body, _REPLY_LIMIT_BYTES)
+        is_ours = call.reply_status is not UNSET
+        reply = _read(body, _REPLY_LIMIT_BYTES, is_strict=is_ours)
         reply.first_s = body.times_s[0] if body.times_s else None
-        if reply.line is not None:
+        if is_ours:
+            reply.ending = _by_status(call.reply_status)
+        elif reply.line is not None:
             reply.ending = _ending_of(reply.line)
         return reply
     pieces = [_plain(body, _REPLY_LIMIT_BYTES)] if body.encoding else body.pieces
     try:
-        found = assemble(dialect, pieces)
+        found = assemble(call.record.dialect, pieces)
     except (TranslationError, TypeError, ValueError, AttributeError, LookupError):
         # What a relayed upstream streams is nobody's promise; it is kept as it came.
         return _Body(data=b"".join(pieces), is_stream=True)
@@ -174,7 +187,11 @@ def _ending_of(line: bytes) -> str | None:
     whole = _skim(line)
     if whole.error is not None:
         return "error"
-    return _BY_RESPONSE_STATUS.get(whole.status) if isinstance(whole.status, str) else None
+    return _by_status(whole.status)
+
+
+def _by_status(status: JSON) -> str | None:
+    return _BY_RESPONSE_STATUS.get(status) if isinstance(status, str) else None
 
 
 def _plain(body: Body, limit_bytes: int) -> bytes:
@@ -195,16 +212,17 @@ def _category(call: Call, reply: _Body) -> str | None:
     """What went wrong, in the words of NeMo Gym's captures; ``client_closed`` is our own."""
     if call.has_failed:
         return "exception"
-    if call.error_code in _BY_CODE:
-        return _BY_CODE[call.error_code]
-    if call.status is not None and call.status >= 400:
-        by_kind = "client_error" if call.status < 500 else "upstream_error"
-        return _BY_STATUS.get(call.status, by_kind)
+    error, status = call.record.error, call.record.status
+    if error is not None and error.code in _BY_CODE:
+        return _BY_CODE[error.code]
+    if status is not None and status >= 400:
+        by_kind = "client_error" if status < 500 else "upstream_error"
+        return _BY_STATUS.get(status, by_kind)
     if reply.ending is not None:
         return _BY_ENDING.get(reply.ending)
     if reply.line is not None and not reply.is_stream:
         return None
-    if call.is_gone or call.status is None:
+    if status is None or (call.record.outcome == "client_closed" and not call.has_ended):
         return "client_closed"
     if reply.is_stream and (reply.line is not None or not call.has_ended):
         return "stream_truncated"
