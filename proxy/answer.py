@@ -41,7 +41,7 @@ class Answer:
         if self.cookie is not None:
             headers = [*headers, self.cookie]
         if self._call is not None:
-            self._call.begin_reply(headers)
+            self._call.reply_headers = headers
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, body: bytes) -> None:
@@ -57,14 +57,23 @@ class Answer:
             self._call.has_ended = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def whole(self, status: int, document: JSON, headers: Headers) -> None:
+    def whole(self, status: int, document: JSON, headers: Headers) -> Awaitable[None]:
         """Send a JSON document as the whole reply."""
         body = encode(document)
-        length = (b"content-length", str(len(body)).encode())
-        await self.start(status, [*JSON_TYPE, *headers, length])
-        self._record.first_byte()
         if self._call is not None:
             self._call.keep_document(document, body)
+        return self._send_whole(status, body, [*JSON_TYPE, *headers])
+
+    def whole_body(self, status: int, body: bytes, headers: Headers) -> Awaitable[None]:
+        """Send the whole body of a reply; ``headers`` say what it is."""
+        if self._call is not None:
+            self._call.keep(self._call.reply, body)
+            self._call.has_ended = True
+        return self._send_whole(status, body, headers)
+
+    async def _send_whole(self, status: int, body: bytes, headers: Headers) -> None:
+        await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
+        self._record.first_byte()
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def refuse(

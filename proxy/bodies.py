@@ -45,10 +45,10 @@ async def read_body(
         if message["type"] == "http.disconnect":
             raise ClientGone
         piece = message.get("body", b"")
+        pieces.append(piece)
         size += len(piece)
         if size > limit_bytes:
             raise _too_large(limit_bytes)
-        pieces.append(piece)
         if not message.get("more_body"):
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         message = await receive()
@@ -81,8 +81,11 @@ def decompress(body: bytes, content_encoding: str, limit_bytes: int) -> bytes:
     Raises:
         BodyError: An encoding is unknown, the body is damaged, or the result is too long.
     """
+    is_zstd = body.startswith(_ZSTD_MAGIC)
+    if not (content_encoding or is_zstd):  # most are plain
+        return body
     layers = _read_layers(content_encoding)
-    if not layers and body.startswith(_ZSTD_MAGIC):
+    if not layers and is_zstd:
         layers = ["zstd"]
     for name in reversed(layers):
         body = _decompress_layer(body, name, limit_bytes)

@@ -17,7 +17,10 @@ _HEADERS = (
     *(b"x-session-id", b"session-id", b"session_id", b"thread-id", b"conversation_id"),
     b"x-dragoman-rollout",
 )
-_TELLING = frozenset({*_HEADERS, b"cookie"})
+_COOKIES = b"cookie"
+_RANKS = {name: rank for rank, name in enumerate((*_HEADERS, _COOKIES))}
+"""Headers that tell a session, the most telling one first."""
+
 _COOKIE = "Dragoman___session"
 _MEMBERS = ("prompt_cache_key", "previous_response_id")
 _NULL = msgspec.Raw(b"null")
@@ -57,15 +60,14 @@ def session_of(
         headers: The caller's headers, with lower-case names.
         request: The caller's request, as JSON text or decoded; both give the same key.
     """
-    found: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in _TELLING and value:
-            found.setdefault(name, value)
+    # Of several with one name the first counts.
+    found = {name: value for name, value in reversed(headers) if name in _RANKS and value}
     if found:
-        for name in _HEADERS:
-            if name in found:
-                return f"{name.decode()}:{found[name].decode('latin-1')}"
-        if session := _read_cookie(found.get(b"cookie", b"").decode("latin-1")):
+        name = min(found, key=_RANKS.__getitem__)
+        value = found[name].decode("latin-1")
+        if name != _COOKIES:
+            return f"{name.decode()}:{value}"
+        if session := _read_cookie(value):
             return f"cookie:{session}"
     return _read_body(request)
 

@@ -1,13 +1,14 @@
 """One request of a rollout and its reply, kept as they go by."""
 
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 
+import msgspec
 from msgspec import UNSET
 
 from backends.base import UpstreamReply, UpstreamRequest
 from proxy.capture.budget import Budget
-from proxy.ids import random_hex
+from proxy.headers import Headers
 from proxy.record import Record
 from translators.wire import JSON
 
@@ -15,69 +16,73 @@ _PIECE_BYTES = 96
 """What a piece takes besides its bytes: streams may come in very small ones."""
 
 
-class Body:
-    """A body in pieces, each as it came; ``times_s`` is when, on the record's clock."""
+class Body(msgspec.Struct):
+    """A body in pieces, each as it came.
 
-    __slots__ = ("encoding", "pieces", "times_s", "type")
+    ``times_s`` is when, on the record's clock; a request's are not noted.
+    """
 
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-        self.times_s: list[float] = []
-        self.type = ""
-        self.encoding = ""
+    pieces: list[bytes] = []
+    times_s: list[float] = []
+    type: str = ""
+    encoding: str = ""
 
 
-class Call:
+class Call(msgspec.Struct):
     """What is kept of a request and its reply: references to what passes, nothing else.
 
     Attributes:
+        id: The call's own.
+        rollout: The rollout it belongs to.
         record: What the log tells of the request; read when the call is written.
+        budget: Is charged for what is kept, until ``size_bytes`` is freed.
+        started_unix_s: When it began.
+        ended_s: When it ended, on the record's clock.
         has_ended: Whether the reply came to its end.
         has_failed: Whether the application raised an exception.
         is_dropped: Whether there was no room for it; then no body is left.
+        request: The caller's request.
+        reply: What the caller got; its type and encoding are in ``reply_headers``.
+        reply_headers: The reply's headers.
         reply_status: The member ``status`` of a whole reply that was made here, and so is strict
             JSON on one line; ``UNSET`` of any other.
+        upstream: The upstream's side, if it is to be kept.
+        size_bytes: What the bodies take.
     """
 
-    __slots__ = (
-        *("_budget", "ended_s", "has_ended", "has_failed", "id", "is_dropped", "record", "reply"),
-        *("reply_status", "request", "rollout", "size_bytes", "started_unix_s", "upstream"),
-    )
+    id: str
+    rollout: str
+    record: Record
+    budget: Budget
+    started_unix_s: float
+    ended_s: float = 0.0
+    has_ended: bool = False
+    has_failed: bool = False
+    is_dropped: bool = False
+    request: Body = msgspec.field(default_factory=Body)
+    reply: Body = msgspec.field(default_factory=Body)
+    reply_headers: Headers = []
+    reply_status: JSON = UNSET
+    upstream: "Upstream | None" = None
+    size_bytes: int = 0
 
-    def __init__(self, rollout: str, record: Record, budget: Budget) -> None:
-        """Begin a call; the budget is charged for what it keeps, until ``size_bytes`` is freed."""
-        self.id = random_hex()
-        self.rollout = rollout
-        self.record = record
-        self.started_unix_s = time.time()
-        self.ended_s = 0.0
-        self.has_ended = self.has_failed = self.is_dropped = False
-        self.request = Body()
-        self.reply = Body()
-        self.reply_status: JSON = UNSET
-        self.upstream: Upstream | None = None
-        self.size_bytes = 0
-        self._budget = budget
-
-    def keep_request(self, pieces: Iterable[bytes], encoding: str) -> None:
-        """Keep what came of the request's body."""
-        self.request.encoding = encoding
-        for piece in pieces:
-            self.keep(self.request, piece)
-
-    def begin_reply(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Note what the reply's headers say of its body."""
-        for name, value in headers:
-            if name == b"content-type":
-                self.reply.type = value.decode("latin-1")
-            elif name == b"content-encoding":
-                self.reply.encoding = value.decode("latin-1")
+    def keep_request(self, pieces: list[bytes], encoding: str) -> None:
+        """Keep what came of the request's body; the list is the call's from now on."""
+        if self._has_room(sum(map(len, pieces)) + _PIECE_BYTES * len(pieces)):
+            self.request.pieces = pieces
+            self.request.encoding = encoding
 
     def keep_document(self, document: JSON, body: bytes) -> None:
         """Keep a whole reply that was made here, which ends with it."""
         self.keep(self.reply, body)
         self.reply_status = document.get("status") if isinstance(document, dict) else None
         self.has_ended = True
+
+    def keep(self, body: Body, piece: bytes) -> None:
+        """Keep a piece of a body."""
+        if piece and self._has_room(len(piece) + _PIECE_BYTES):
+            body.pieces.append(piece)
+            body.times_s.append(time.perf_counter())
 
     def watch(self, request: UpstreamRequest, reply: UpstreamReply) -> UpstreamReply:
         """Keep what went to the upstream, and what it says; see ``Record.watch``."""
@@ -87,23 +92,11 @@ class Call:
         self.keep(watched.request, request.body)
         return watched
 
-    def keep(self, body: Body, piece: bytes) -> None:
-        """Keep a piece; if there is no room for it, keep nothing at all any more."""
-        if self.is_dropped or not piece:
-            return
-        size_bytes = len(piece) + _PIECE_BYTES
-        if not self._budget.take(size_bytes):
-            self.drop()
-            return
-        self.size_bytes += size_bytes
-        body.pieces.append(piece)
-        body.times_s.append(time.perf_counter())
-
     def drop(self) -> None:
         """Forget the bodies, and give their room back."""
         self.is_dropped = True
         self.request, self.reply, self.upstream = Body(), Body(), None
-        self._budget.give_back(self.size_bytes)
+        self.budget.give_back(self.size_bytes)
         self.size_bytes = 0
 
     def end(self) -> None:
@@ -113,15 +106,26 @@ class Call:
         if self.upstream is not None:
             self.upstream.end()
 
+    def _has_room(self, size_bytes: int) -> bool:
+        """Take room for more; if there is none, nothing at all is kept any more."""
+        if self.is_dropped:
+            return False
+        if not self.budget.take(size_bytes):
+            self.drop()
+            return False
+        self.size_bytes += size_bytes
+        return True
+
 
 class Upstream:
     """An upstream's reply, kept as it is read."""
 
     def __init__(self, call: Call, reply: UpstreamReply) -> None:
         self.request = Body()
-        self.reply = Body()
-        self.reply.type = reply.headers.get("content-type", "")
-        self.reply.encoding = reply.headers.get("content-encoding", "")
+        self.reply = Body(
+            type=reply.headers.get("content-type", ""),
+            encoding=reply.headers.get("content-encoding", ""),
+        )
         self.status = reply.status
         self._call = call
         self._reply = reply

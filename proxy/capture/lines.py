@@ -10,6 +10,7 @@ from proxy.bodies import BodyError, decompress
 from proxy.capture.call import Body, Call
 from proxy.capture.json_lines import one_line
 from proxy.capture.streams import assemble
+from proxy.headers import value_of
 from translators.errors import TranslationError
 from translators.wire import JSON, encode
 
@@ -162,8 +163,11 @@ def _read(body: Body, limit_bytes: int, *, is_strict: bool = False) -> _Body:
 
 def _read_reply(call: Call) -> _Body:
     body = call.reply
+    is_ours = call.reply_status is not UNSET
+    if not is_ours:
+        body.type = value_of(call.reply_headers, b"content-type")
+        body.encoding = value_of(call.reply_headers, b"content-encoding")
     if not body.type.startswith("text/event-stream"):
-        is_ours = call.reply_status is not UNSET
         reply = _read(body, _REPLY_LIMIT_BYTES, is_strict=is_ours)
         reply.first_s = body.times_s[0] if body.times_s else None
         if is_ours:

@@ -1,6 +1,7 @@
 """Captures at work: from the settings to the files."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from proxy.capture.lines import line_of
 from proxy.capture.rollout import rollout_of
 from proxy.capture.store import CaptureStore
 from proxy.capture.writer import Writer
+from proxy.ids import random_hex
 from proxy.record import Record
 from proxy.settings import Capture
 
@@ -31,8 +33,7 @@ class Recorder:
         )
         self._keeps_upstream = settings.upstream
         self._open = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None
 
     def start(self) -> None:
         """Begin to write."""
@@ -40,9 +41,11 @@ class Recorder:
 
     async def aclose(self) -> None:
         """Write what is left. Calls that end just now are waited for."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_END_LIMIT_S):
-                await self._idle.wait()
+        if self._open:
+            self._idle = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_LIMIT_S):
+                    await self._idle.wait()
         await asyncio.to_thread(self._writer.close)
 
     def begin(self, record: Record, headers: Iterable[tuple[bytes, bytes]]) -> Call | None:
@@ -50,11 +53,10 @@ class Recorder:
         rollout = rollout_of(headers)
         if rollout is None:
             return None
-        call = Call(rollout, record, self._writer.budget)
+        call = Call(random_hex(), rollout, record, self._writer.budget, time.time())
         if self._keeps_upstream:
             record.watch = call.watch
         self._open += 1
-        self._idle.clear()
         return call
 
     def end(self, call: Call) -> None:
@@ -62,5 +64,5 @@ class Recorder:
         call.end()
         self._writer.put(call)
         self._open -= 1
-        if not self._open:
+        if self._idle is not None and not self._open:
             self._idle.set()

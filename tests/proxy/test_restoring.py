@@ -180,12 +180,12 @@ async def test_an_error_stays_as_it_is(reply: Reply, running_proxy: RunProxy) ->
 
 
 @pytest.mark.server
-async def test_a_damaged_reply_is_not_ended(running_proxy: RunProxy) -> None:
+async def test_a_damaged_reply_is_an_error(running_proxy: RunProxy) -> None:
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
     async with ScriptedUpstream(Reply(200, headers, b"no gzip")) as upstream:
         proxy = await running_proxy(renaming(upstream, "chat"))
         answer = await ask(proxy.port, CHAT, {"model": "public"})
-    assert not answer.is_whole
+    assert (answer.status, answer.error["code"]) == (502, "upstream_invalid_response")
 
 
 METADATA = {"extra_body": '{"seed":7}', "user": "u"}
