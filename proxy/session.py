@@ -17,10 +17,7 @@ _HEADERS = (
     *(b"x-session-id", b"session-id", b"session_id", b"thread-id", b"conversation_id"),
     b"x-dragoman-rollout",
 )
-_COOKIES = b"cookie"
-_RANKS = {name: rank for rank, name in enumerate((*_HEADERS, _COOKIES))}
-"""Headers that tell a session, the most telling one first."""
-
+_TELLING = frozenset({*_HEADERS, b"cookie"})
 _COOKIE = "Dragoman___session"
 _MEMBERS = ("prompt_cache_key", "previous_response_id")
 _NULL = msgspec.Raw(b"null")
@@ -60,14 +57,12 @@ def session_of(
         headers: The caller's headers, with lower-case names.
         request: The caller's request, as JSON text or decoded; both give the same key.
     """
-    # Of several with one name the first counts.
-    found = {name: value for name, value in reversed(headers) if name in _RANKS and value}
-    if found:
-        name = min(found, key=_RANKS.__getitem__)
-        value = found[name].decode("latin-1")
-        if name != _COOKIES:
-            return f"{name.decode()}:{value}"
-        if session := _read_cookie(value):
+    found = dict(reversed(headers))  # of several with one name the first counts
+    if telling := _TELLING & found.keys():
+        for name in _HEADERS:
+            if name in telling and found[name]:
+                return f"{name.decode()}:{found[name].decode('latin-1')}"
+        if session := _read_cookie(found.get(b"cookie", b"").decode("latin-1")):
             return f"cookie:{session}"
     return _read_body(request)
 

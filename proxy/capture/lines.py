@@ -3,16 +3,18 @@
 The members are those of NeMo Gym's captures, whose readers take these lines, and a few more.
 """
 
+from contextlib import suppress
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from proxy.bodies import BodyError, decompress
-from proxy.capture.call import Body, Call
+from proxy.capture.call import Body, Call, Upstream
 from proxy.capture.json_lines import one_line
 from proxy.capture.streams import assemble
 from proxy.headers import value_of
 from translators.errors import TranslationError
-from translators.wire import JSON, encode
+from translators.wire import JSON
 
 _REPLY_LIMIT_BYTES = 256 * 1024 * 1024
 _MODEL_SERVERS = "responses_api_models"
@@ -67,8 +69,8 @@ class _UpstreamSide(msgspec.Struct):
     response_raw: str | UnsetType
 
 
-class _Head(msgspec.Struct, gc=False):
-    """The first members of a line, in their order; the bodies follow."""
+class _Line(msgspec.Struct, gc=False):
+    """The members of a line, in their order."""
 
     model_call_id: str
     rollout_id: str
@@ -81,24 +83,23 @@ class _Head(msgspec.Struct, gc=False):
     latency_ttft_ms: float | None
     status_code: int | None
     error_category: str | None
-
-
-class _Rest(msgspec.Struct, omit_defaults=True):
-    """The members after the bodies, which most lines do not have."""
-
-    request_raw: str | UnsetType
-    response_raw: str | UnsetType
-    upstream: _UpstreamSide | UnsetType
+    request: msgspec.Raw | None
+    response: msgspec.Raw | None
+    request_raw: str | UnsetType = UNSET
+    response_raw: str | UnsetType = UNSET
+    upstream: _UpstreamSide | UnsetType = UNSET
 
 
 _skim = msgspec.json.Decoder(_Whole).decode
+_append = msgspec.json.Encoder().encode_into
 
 
-def line_of(call: Call, request_limit_bytes: int) -> bytes:
-    """The line of a call that has ended.
+def add_line(call: Call, lines: bytearray, request_limit_bytes: int) -> None:
+    """Add the line of a call that has ended to others.
 
     Args:
         call: A call that was not dropped.
+        lines: Gets the line at its end.
         request_limit_bytes: Largest request after decompression.
     """
     record = call.record
@@ -106,7 +107,8 @@ def line_of(call: Call, request_limit_bytes: int) -> bytes:
     reply = _read_reply(call)
     name = record.upstream
     latency_s = call.ended_s - record.started_s
-    head = _Head(
+    first_s = reply.first_s
+    line = _Line(
         call.id,
         call.rollout,
         record.request_id,
@@ -115,30 +117,27 @@ def line_of(call: Call, request_limit_bytes: int) -> bytes:
         call.started_unix_s,
         call.started_unix_s + latency_s,
         round(latency_s * 1000, 2),
-        _ms_since(record.started_s, reply.first_s),
+        None if first_s is None else round((first_s - record.started_s) * 1000, 2),
         record.status,
         _category(call, reply),
+        _json(request),
+        _json(reply),
     )
-    rest = b"}"
-    if request.line is None or reply.line is None or call.upstream is not None:
-        rest = encode(_rest(call, request, reply, request_limit_bytes))
-        rest = b"," + rest[1:] if len(rest) > 2 else b"}"
-    bodies = (b',"request":', request.line or b"null", b',"response":', reply.line or b"null")
-    return b"".join((encode(head)[:-1], *bodies, rest, b"\n"))
+    if request.line is None or reply.line is None:
+        line.request_raw = _text(request)
+        line.response_raw = _text(reply)
+    if call.upstream is not None:
+        line.upstream = _upstream_side(call, call.upstream, request_limit_bytes)
+    _append(line, lines, -1)
+    lines += b"\n"
 
 
-def _rest(call: Call, request: _Body, reply: _Body, request_limit_bytes: int) -> _Rest:
-    upstream = UNSET if call.upstream is None else _upstream_side(call, request_limit_bytes)
-    return _Rest(_text(request), _text(reply), upstream)
-
-
-def _upstream_side(call: Call, request_limit_bytes: int) -> _UpstreamSide:
-    assert call.upstream is not None
-    request = _read(call.upstream.request, request_limit_bytes)
-    reply = _read(call.upstream.reply, _REPLY_LIMIT_BYTES)
+def _upstream_side(call: Call, side: Upstream, request_limit_bytes: int) -> _UpstreamSide:
+    request = _read(side.request, request_limit_bytes)
+    reply = _read(side.reply, _REPLY_LIMIT_BYTES)
     return _UpstreamSide(
         dialect=call.record.upstream_dialect,
-        status_code=call.upstream.status,
+        status_code=side.status,
         request=_json(request),
         response=_json(reply),
         response_raw=_text(reply),  # a stream stays as it is: fixtures are made of its bytes
@@ -157,7 +156,10 @@ def _text(body: _Body) -> str | UnsetType:
 
 
 def _read(body: Body, limit_bytes: int, *, is_strict: bool = False) -> _Body:
-    data = _plain(body, limit_bytes)
+    data = b"".join(body.pieces)
+    if body.encoding or not data.startswith(b"{"):
+        with suppress(BodyError):
+            data = decompress(data, body.encoding, limit_bytes)
     return _Body(one_line(data, is_strict=is_strict), data)
 
 
@@ -175,7 +177,7 @@ def _read_reply(call: Call) -> _Body:
         elif reply.line is not None:
             reply.ending = _ending_of(reply.line)
         return reply
-    pieces = [_plain(body, _REPLY_LIMIT_BYTES)] if body.encoding else body.pieces
+    pieces = [_read(body, _REPLY_LIMIT_BYTES).data] if body.encoding else body.pieces
     try:
         found = assemble(call.record.dialect, pieces)
     except (TranslationError, TypeError, ValueError, AttributeError, LookupError):
@@ -196,20 +198,6 @@ def _ending_of(line: bytes) -> str | None:
 
 def _by_status(status: JSON) -> str | None:
     return _BY_RESPONSE_STATUS.get(status) if isinstance(status, str) else None
-
-
-def _plain(body: Body, limit_bytes: int) -> bytes:
-    data = b"".join(body.pieces)
-    if not body.encoding and data.startswith(b"{"):  # most are
-        return data
-    try:
-        return decompress(data, body.encoding, limit_bytes)
-    except BodyError:
-        return data
-
-
-def _ms_since(start_s: float, at_s: float | None) -> float | None:
-    return None if at_s is None else round((at_s - start_s) * 1000, 2)
 
 
 def _category(call: Call, reply: _Body) -> str | None:

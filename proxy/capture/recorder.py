@@ -4,10 +4,11 @@ import asyncio
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from proxy.capture.call import Call
-from proxy.capture.lines import line_of
+from proxy.capture.lines import add_line
 from proxy.capture.rollout import rollout_of
 from proxy.capture.store import CaptureStore
 from proxy.capture.writer import Writer
@@ -28,9 +29,8 @@ class Recorder:
             OSError: Nothing can be written there.
         """
         store = CaptureStore(Path(settings.dir).expanduser(), fsync=settings.fsync)
-        self._writer = Writer(
-            store, lambda call: line_of(call, max_body_bytes), settings.buffer_bytes
-        )
+        add = partial(add_line, request_limit_bytes=max_body_bytes)
+        self._writer = Writer(store, add, settings.buffer_bytes)
         self._keeps_upstream = settings.upstream
         self._open = 0
         self._idle: asyncio.Event | None = None

@@ -56,7 +56,7 @@ class CaptureStore:
         self._unsynced: set[str] = set()
         self._has_new_names = False
 
-    def append(self, rollout: str, lines: bytes) -> None:
+    def append(self, rollout: str, lines: bytes | bytearray) -> None:
         """Append whole lines, all of them or none; only a crash of the machine can lose them.
 
         Raises:
@@ -125,7 +125,7 @@ class CaptureStore:
                 os.close(folder)
 
 
-def _write(file: int, data: bytes) -> None:
+def _write(file: int, data: bytes | bytearray) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(file, rest) :]

@@ -34,12 +34,12 @@ class Writer:
     """
 
     def __init__(
-        self, store: CaptureStore, line_of: Callable[[Call], bytes], buffer_bytes: int
+        self, store: CaptureStore, add_line: Callable[[Call, bytearray], None], buffer_bytes: int
     ) -> None:
-        """Make a writer; ``line_of`` gives the line to write of a call."""
+        """Make a writer; ``add_line`` adds the line of a call to others."""
         self.budget = Budget(buffer_bytes)
         self._store = store
-        self._line_of = line_of
+        self._add_line = add_line
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         # A file system that hangs must not keep the process from ending.
@@ -110,22 +110,23 @@ class Writer:
                     self._store.append(rollout, lines)
             except OSError as error:
                 failures[rollout] = error
-            for call in calls:
-                self.budget.free(call.size_bytes)
+            self.budget.free(sum([call.size_bytes for call in calls]))
         self._report(failures)
 
-    def _lines_of(self, calls: list[Call]) -> bytes:
+    def _lines_of(self, calls: list[Call]) -> bytearray:
         """The lines of a rollout's calls that can be written."""
-        lines = []
+        lines = bytearray()
         for call in calls:
             if call.is_dropped:
                 self._lose(call.rollout, "the buffer is full")
                 continue
+            size_bytes = len(lines)
             try:
-                lines.append(self._line_of(call))
+                self._add_line(call, lines)
             except Exception as error:  # noqa: BLE001 - the others have to be written
+                del lines[size_bytes:]
                 self._lose(call.rollout, f"an unexpected error: {error!r}")
-        return b"".join(lines)
+        return lines
 
     def _report(self, failures: Mapping[str, OSError]) -> None:
         for rollout, error in failures.items():
