@@ -18,6 +18,7 @@ _HEADERS = (
     b"x-dragoman-rollout",
 )
 _TELLING = frozenset({*_HEADERS, b"cookie"})
+_KINDS = {name: f"{name.decode()}:" for name in _HEADERS}
 _COOKIE = "Dragoman___session"
 _MEMBERS = ("prompt_cache_key", "previous_response_id")
 _NULL = msgspec.Raw(b"null")
@@ -61,7 +62,7 @@ def session_of(
     if telling := _TELLING & found.keys():
         for name in _HEADERS:
             if name in telling and found[name]:
-                return f"{name.decode()}:{found[name].decode('latin-1')}"
+                return _KINDS[name] + found[name].decode("latin-1")
         if session := _read_cookie(found.get(b"cookie", b"").decode("latin-1")):
             return f"cookie:{session}"
     return _read_body(request)

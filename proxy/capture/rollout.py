@@ -1,15 +1,16 @@
 """To which rollout a request belongs: NeMo Gym's path prefix, or a header."""
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
+
+from proxy.headers import Headers
 
 HEADER = "x-dragoman-rollout"
 """Names the rollout of a request whose path does not."""
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
-Scope = MutableMapping[str, Any]
 
 _START = "/ng-rollout/"
 _TOKEN_CAPTURE = "/training-token-capture/"
@@ -24,26 +25,24 @@ def without_prefix(app: ASGIApp) -> ASGIApp:
 
     def answer(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         if scope["type"] == "http" and scope["path"].startswith(_START):
-            scope = _strip(scope)
+            prefix, changes = _split(scope["path"])
+            # Of several headers with this name the first counts.
+            scope = {**scope, **changes, "headers": [*prefix, *scope["headers"]]}
         return app(scope, receive, send)
 
     return answer
 
 
-def _strip(scope: Scope) -> Scope:
-    rollout, slash, rest = scope["path"][len(_START) :].partition("/")
+@lru_cache(maxsize=512)  # a rollout makes many calls of one path: saves 2 us for each
+def _split(path: str) -> tuple[Headers, Mapping[str, Any]]:
+    """The header that a path's prefix becomes, and the paths that are left."""
+    rollout, slash, rest = path[len(_START) :].partition("/")
     if not (rollout and slash):
-        return scope
+        return [], {}
     rest = f"/{rest}"
     if rest.startswith(_TOKEN_CAPTURE):
         rest = rest[len(_TOKEN_CAPTURE) - 1 :]
-    headers = [(_HEADER, rollout.encode()), *scope["headers"]]  # of several, the first counts
-    return {**scope, "path": rest, "raw_path": _quoted(rest), "headers": headers}
-
-
-@lru_cache(maxsize=64)  # there are few paths: saves 1 us per request
-def _quoted(path: str) -> bytes:
-    return quote(path).encode()
+    return [(_HEADER, rollout.encode())], {"path": rest, "raw_path": quote(rest).encode()}
 
 
 def rollout_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

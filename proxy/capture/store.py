@@ -54,7 +54,7 @@ class CaptureStore:
         self._root = root
         self._fsync = fsync
         self._unsynced: set[str] = set()
-        self._has_new_names = False
+        self._unnamed: set[str] = set()
 
     def append(self, rollout: str, lines: bytes | bytearray) -> None:
         """Append whole lines, all of them or none; only a crash of the machine can lose them.
@@ -62,7 +62,8 @@ class CaptureStore:
         Raises:
             OSError: They cannot be written, or another process keeps the file locked.
         """
-        file = self._open(rollout, os.O_CREAT | os.O_APPEND)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        file = os.open(self._path(rollout), flags, 0o666)
         try:
             _lock(file)
             size = os.fstat(file).st_size
@@ -77,7 +78,8 @@ class CaptureStore:
             os.close(file)  # which unlocks it
         if self._fsync:
             self._unsynced.add(rollout)
-            self._has_new_names |= not size
+            if not size:
+                self._unnamed.add(rollout)
 
     def sync(self) -> dict[str, OSError]:
         """Bring to the disk what was appended since the last time; after it, no crash loses it.
@@ -88,19 +90,18 @@ class CaptureStore:
         failures = {}
         for rollout in self._unsynced:
             try:
-                file = self._open(rollout)
-                try:
-                    os.fsync(file)
-                finally:
-                    os.close(file)
+                _sync(self._path(rollout), os.O_RDWR)
             except FileNotFoundError:
                 pass  # somebody has taken it away meanwhile
             except OSError as error:
                 failures[rollout] = error
-        if self._has_new_names:
-            self._sync_folder()
+        if self._unnamed and sys.platform != "win32":
+            try:
+                _sync(str(self._root), os.O_RDONLY)  # which makes new files' names last
+            except OSError as error:
+                failures |= dict.fromkeys(self._unnamed, error)
         self._unsynced.clear()
-        self._has_new_names = False
+        self._unnamed.clear()
         return failures
 
     def mark_incomplete(self, rollout: str) -> None:
@@ -111,18 +112,16 @@ class CaptureStore:
         """
         (self._root / f"{stem_of(rollout)}{MARK}").touch()
 
-    def _open(self, rollout: str, flags: int = 0) -> int:
-        path = f"{self._root}/{stem_of(rollout)}{RECORDS}"
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
+    def _path(self, rollout: str) -> str:
+        return f"{self._root}/{stem_of(rollout)}{RECORDS}"
 
-    def _sync_folder(self) -> None:
-        """Make new files' names last."""
-        if sys.platform != "win32":
-            folder = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+
+def _sync(path: str, flags: int) -> None:
+    file = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _write(file: int, data: bytes | bytearray) -> None:
