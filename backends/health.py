@@ -48,11 +48,13 @@ class Health:
     Attributes:
         epoch: Number of ejections. An outcome is told with the epoch at which its request was
             sent: what was sent before the last ejection says nothing new.
+        is_steady: Whether it is SERVING without a failure, which a reply cannot change.
     """
 
     def __init__(self, rules: Ejection) -> None:
         """Start as SERVING."""
         self.epoch = 0
+        self.is_steady = True
         self._rules = rules
         self._standing = Standing.SERVING
         self._failures = 0
@@ -76,14 +78,17 @@ class Health:
         if epoch != self.epoch:
             return False
         self._failures = 0
-        if self._standing is Standing.EJECTED:
+        if self._standing is Standing.SERVING:
+            self.is_steady = True
+        elif self._standing is Standing.EJECTED:
             self._return(outstanding)
-        elif self._standing is Standing.RETURNING:
+        else:
             self._room += 1
             self._replies += 1
             if self._replies >= self._rules.returns_after:
                 self._standing = Standing.SERVING
                 self._backoff_s = self._rules.backoff_s
+                self.is_steady = True
                 return True
         return False
 
@@ -92,6 +97,7 @@ class Health:
         if epoch != self.epoch or self._standing is Standing.EJECTED:
             return None
         self._failures += 1
+        self.is_steady = False
         if self._standing is Standing.SERVING and self._failures < self._rules.after:
             return None
         backoff_s = self._backoff_s
@@ -106,6 +112,7 @@ class Health:
         if self._standing is Standing.EJECTED and self._until_s == math.inf:
             return False
         self.epoch += 1
+        self.is_steady = False
         self._standing = Standing.EJECTED
         self._until_s = math.inf
         return True

@@ -98,11 +98,14 @@ class _Replica:
 
     def preference(self, weight: int | None, now_s: float) -> int:
         """0 if a request should come here, 1 if only for want of better, 2 if as a last resort."""
+        is_full = getattr(self.backend, "is_full", False)
+        if self.health.is_steady and not (self.is_draining or is_full):  # mostly: saves 1 us
+            return 0
         if self.health.standing(self.outstanding, now_s) is Standing.EJECTED:
             return 2
         is_welcome = not self.is_draining or weight in self._sessions
         has_room = self.health.has_room(self.outstanding)
-        return 0 if is_welcome and has_room and not getattr(self.backend, "is_full", False) else 1
+        return 0 if is_welcome and has_room and not is_full else 1
 
 
 class ReplicaSet:
@@ -115,6 +118,9 @@ class ReplicaSet:
     real trouble.
 
     Replicas may have a member ``is_full``, which says that they would refuse.
+
+    Attributes:
+        wants_session: Whether it matters to which session a request belongs.
     """
 
     def __init__(
@@ -152,17 +158,14 @@ class ReplicaSet:
         self._known_order = lru_cache(_REMEMBERED_SESSIONS)(self._order)
         self._silent: dict[str, str] = {}
         self._drained: Collection[str] = ()
+        self.wants_session = len(replicas) > 1 or any(
+            getattr(backend, "wants_session", False) for backend in replicas.values()
+        )
 
     @property
     def name(self) -> str:
         """Name of the upstream."""
         return self._name
-
-    @property
-    def wants_session(self) -> bool:
-        """Whether it matters to which session a request belongs."""
-        backends = (replica.backend for replica in self._replicas.values())
-        return len(self._replicas) > 1 or any(getattr(b, "wants_session", False) for b in backends)
 
     async def start(self) -> None:
         """Start all replicas, and the questions for their health."""
@@ -298,7 +301,8 @@ class ReplicaSet:
             if isinstance(error, BackendUnavailable | BackendTimeout | BackendExited):
                 self._note_failure(replica, epoch, error)
             raise
-        if replica.health.succeed(epoch, replica.outstanding):
+        health = replica.health
+        if not health.is_steady and health.succeed(epoch, replica.outstanding):
             _log.info("replica has returned", upstream=self._name, replica=replica.name)
         if weight is not None:
             (replica.remember if reply.status < 500 else replica.forget)(weight)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from proxy.capture.call import Call
 from proxy.headers import JSON_TYPE, Headers
 from proxy.record import Record
 from translators.errors import ErrorInfo, Loss
@@ -16,17 +17,18 @@ _LONGEST_HEADER = 4000
 
 
 class Answer:
-    """One reply to a caller; what leaves is noted in the request's record.
+    """One reply to a caller; what leaves is noted in the request's record, and in its capture.
 
     Attributes:
         has_started: Whether status and headers are out.
         cookie: A header to send besides.
     """
 
-    def __init__(self, send: Send, record: Record) -> None:
-        """Answer through an ASGI ``send``."""
+    def __init__(self, send: Send, record: Record, call: Call | None = None) -> None:
+        """Answer through an ASGI ``send``; ``call`` is the request's capture, if it has one."""
         self._send = send
         self._record = record
+        self._call = call
         self.has_started = False
         self.cookie: tuple[bytes, bytes] | None = None
 
@@ -38,22 +40,39 @@ class Answer:
             headers = [*headers, (b"x-request-id", self._record.request_id.encode("latin-1"))]
         if self.cookie is not None:
             headers = [*headers, self.cookie]
+        if self._call is not None:
+            self._call.reply_headers = headers
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, body: bytes) -> None:
         """Send a piece of the body."""
         self._record.first_byte()
+        if self._call is not None:
+            self._call.keep(self._call.reply, body)
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:
         """Say that the body is whole."""
+        if self._call is not None:
+            self._call.has_ended = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def whole(self, status: int, document: JSON, headers: Headers) -> None:
+    def whole(self, status: int, document: JSON, headers: Headers) -> Awaitable[None]:
         """Send a JSON document as the whole reply."""
         body = encode(document)
-        length = (b"content-length", str(len(body)).encode())
-        await self.start(status, [*JSON_TYPE, *headers, length])
+        if self._call is not None:
+            self._call.keep_document(document, body)
+        return self._send_whole(status, body, [*JSON_TYPE, *headers])
+
+    def whole_body(self, status: int, body: bytes, headers: Headers) -> Awaitable[None]:
+        """Send the whole body of a reply; ``headers`` say what it is."""
+        if self._call is not None:
+            self._call.keep(self._call.reply, body)
+            self._call.has_ended = True
+        return self._send_whole(status, body, headers)
+
+    async def _send_whole(self, status: int, body: bytes, headers: Headers) -> None:
+        await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
         self._record.first_byte()
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 

@@ -17,7 +17,7 @@ from backends.errors import BackendError
 from backends.limits import without_limit
 from backends.replicas import ReplicaSet
 from backends.spawned import SpawnedVllm
-from proxy.capture.recorder import Handle, Recorder
+from proxy.capture.recorder import Recorder
 from proxy.capture.rollout import ASGIApp, without_prefix
 from proxy.errors import info_of
 from proxy.exchange import Services
@@ -54,11 +54,8 @@ def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) 
     router = Router(upstreams, settings.models, int(time.time()), settings.policy)
     vault = Vault(secret_of(settings.server))
     services = Services(router, vault, settings.server.heartbeat_s)
-    gateway = Gateway(services, settings.server.max_body_bytes)
-    answer: Handle = gateway.handle
     recorder = _recorder(settings)
-    if recorder is not None:
-        answer = recorder.around(answer)
+    gateway = Gateway(services, settings.server.max_body_bytes, recorder)
     relayed = served_paths(read_endpoints(settings.server.relay))
 
     @asynccontextmanager
@@ -78,8 +75,8 @@ def create_app(settings: Settings, upstreams: Sequence[Upstream] | None = None) 
 
     app = Litestar(
         route_handlers=[
-            *(_generation(answer, codec) for codec in CODECS.values()),
-            _generation(answer, CODECS[Dialect.RESPONSES], compacts=True),
+            *(_generation(gateway, codec) for codec in CODECS.values()),
+            _generation(gateway, CODECS[Dialect.RESPONSES], compacts=True),
             *(_relayed(gateway, path, ways) for path, ways in relayed.items()),
             _models(router),
             _model(router),
@@ -109,7 +106,7 @@ def _paths(path: str) -> list[str]:
     return [f"/v1{path}", path]
 
 
-def _generation(answer: Handle, codec: Codec, *, compacts: bool = False) -> ASGIRouteHandler:
+def _generation(gateway: Gateway, codec: Codec, *, compacts: bool = False) -> ASGIRouteHandler:
     """The endpoint of one dialect, below the framework's request and response classes.
 
     A response class would leave the upstream running when the caller goes away
@@ -119,7 +116,7 @@ def _generation(answer: Handle, codec: Codec, *, compacts: bool = False) -> ASGI
     @asgi(_paths(codec.path + ("/compact" if compacts else "")), copy_scope=False)
     async def generate(scope: Any, receive: Any, send: Any) -> None:
         if scope["method"] == "POST":
-            await answer(codec, scope, receive, send, compacts=compacts)
+            await gateway.handle(codec, scope, receive, send, compacts=compacts)
             return
         await _refuse_method(scope, send, "POST")
 

@@ -25,24 +25,30 @@ class ClientGone(Exception):
     """The caller went away before its request was complete."""
 
 
-async def read_body(receive: Callable[[], Awaitable[Any]], limit_bytes: int) -> bytes:
+async def read_body(
+    receive: Callable[[], Awaitable[Any]], limit_bytes: int, pieces: list[bytes]
+) -> bytes:
     """The whole body of an ASGI request.
+
+    Args:
+        receive: Gives the request's messages.
+        limit_bytes: Largest body.
+        pieces: Gets the body's pieces as they come, also where there is no whole.
 
     Raises:
         BodyError: It is longer than ``limit_bytes``.
         ClientGone: The caller disconnected.
     """
     message = await receive()
-    pieces = []
     size = 0
     while True:
         if message["type"] == "http.disconnect":
             raise ClientGone
         piece = message.get("body", b"")
+        pieces.append(piece)
         size += len(piece)
         if size > limit_bytes:
             raise _too_large(limit_bytes)
-        pieces.append(piece)
         if not message.get("more_body"):
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         message = await receive()
@@ -75,8 +81,11 @@ def decompress(body: bytes, content_encoding: str, limit_bytes: int) -> bytes:
     Raises:
         BodyError: An encoding is unknown, the body is damaged, or the result is too long.
     """
+    is_zstd = body.startswith(_ZSTD_MAGIC)
+    if not (content_encoding or is_zstd):  # most are plain
+        return body
     layers = _read_layers(content_encoding) if content_encoding else []
-    if not layers and body.startswith(_ZSTD_MAGIC):
+    if not layers and is_zstd:
         layers = ["zstd"]
     for name in reversed(layers):
         body = _decompress_layer(body, name, limit_bytes)

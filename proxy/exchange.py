@@ -95,6 +95,7 @@ class Exchange:
             BackendError: The upstream gave no reply.
         """
         head = peek(body)
+        self._record.has_strict_body = head.is_strict
         route = self._services.router.find(head.model)
         self._record.model = head.model
         self._record.upstream = route.upstream.name

@@ -10,6 +10,8 @@ import structlog
 from backends.errors import BackendError
 from proxy.answer import Answer, Send
 from proxy.bodies import BodyError, ClientGone, decompress, read_body
+from proxy.capture.call import Call
+from proxy.capture.recorder import Recorder
 from proxy.errors import info_of
 from proxy.exchange import Exchange, Services
 from proxy.headers import value_of
@@ -28,10 +30,19 @@ _log = structlog.get_logger("dragoman")
 class Gateway:
     """Answers generation requests of any dialect, and relays others; holds no state of its own."""
 
-    def __init__(self, services: Services, max_body_bytes: int) -> None:
-        """Make a gateway that takes bodies up to a size, after decompression."""
+    def __init__(
+        self, services: Services, max_body_bytes: int, recorder: Recorder | None = None
+    ) -> None:
+        """Make a gateway.
+
+        Args:
+            services: What its exchanges share.
+            max_body_bytes: Largest body of a request, after decompression.
+            recorder: Records generation requests that name a rollout.
+        """
         self._services = services
         self._max_body_bytes = max_body_bytes
+        self._recorder = recorder
 
     async def handle(
         self,
@@ -41,20 +52,28 @@ class Gateway:
         send: Send,
         *,
         compacts: bool = False,
-        observe: Callable[[Record], None] | None = None,
     ) -> None:
         """Answer one request of a dialect, as an ASGI application.
 
-        With ``compacts`` the conversation is not continued but summed up. ``observe`` gets the
-        request's record at once.
+        With ``compacts`` the conversation is not continued but summed up.
         """
         headers = scope["headers"]
         record = Record(caller.dialect.value, _request_id(headers))
-        if observe is not None:
-            observe(record)
-        exchange = Exchange(self._services, caller, headers, Answer(send, record), record)
+        recorder = self._recorder
+        call = None if recorder is None else recorder.begin(record, headers)
+        answer = Answer(send, record, call)
+        exchange = Exchange(self._services, caller, headers, answer, record)
         run = partial(exchange.run, compacts=compacts)
-        await self._attend(run, exchange.refuse, record, headers, receive)
+        if recorder is None or call is None:
+            await self._attend(run, exchange.refuse, record, headers, receive)
+            return
+        try:
+            await self._attend(run, exchange.refuse, record, headers, receive, call)
+        except BaseException:
+            call.has_failed = True
+            raise
+        finally:
+            recorder.end(call)
 
     async def relay(self, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one request to a relayed endpoint, as an ASGI application."""
@@ -71,6 +90,7 @@ class Gateway:
         record: Record,
         headers: list[tuple[bytes, bytes]],
         receive: Receive,
+        call: Call | None = None,
     ) -> None:
         """Let a request ``run`` with its body, and ``refuse`` it where that fails.
 
@@ -89,11 +109,17 @@ class Gateway:
             is_gone = True
             task.cancel()
 
+        encoding = value_of(headers, b"content-encoding")
+        pieces: list[bytes] = []
         try:
             try:
-                body = await read_body(receive, self._max_body_bytes)
+                try:
+                    body = await read_body(receive, self._max_body_bytes, pieces)
+                finally:
+                    if call is not None:
+                        call.keep_request(pieces, encoding)
+                del pieces
                 watcher = asyncio.create_task(watch())
-                encoding = value_of(headers, b"content-encoding")
                 body = decompress(body, encoding, self._max_body_bytes)
                 running = run(body)
                 del body  # of megabytes, perhaps: it is free as soon as it is read

@@ -14,16 +14,21 @@ Watch = Callable[[UpstreamRequest, UpstreamReply], UpstreamReply]
 
 
 class Record:
-    """Facts of one request, for one log line; durations are in milliseconds."""
+    """Facts of one request, for one log line; durations are in milliseconds.
+
+    ``started_s`` is when it began, on the clock of ``time.perf_counter``; ``has_strict_body`` says
+    that its body is a JSON object for strict readers, see ``Peek``.
+    """
 
     def __init__(self, dialect: str, request_id: str) -> None:
         """Start the clock of a request in this dialect."""
-        self._started = time.perf_counter()
+        self.started_s = time.perf_counter()
         self._answered: float | None = None
         self._first_byte: float | None = None
         self._queued_s = 0.0
         self.error: ErrorInfo | None = None
         self.request_id = request_id
+        self.has_strict_body = False
         self.dialect = dialect
         self.upstream_dialect: str | None = None
         self.upstream: str | None = None
@@ -62,14 +67,14 @@ class Record:
             "stream": self.is_stream,
             "status": self.status,
             "outcome": self.outcome,
-            "total_ms": _ms(self._started, ended),
+            "total_ms": _ms(self.started_s, ended),
         }
         if self._queued_s:
             facts["queued_ms"] = _ms(0.0, self._queued_s)
         if self._answered is not None:
-            facts["upstream_ms"] = _ms(self._started, self._answered)
+            facts["upstream_ms"] = _ms(self.started_s, self._answered)
         if self._first_byte is not None:
-            facts["first_byte_ms"] = _ms(self._started, self._first_byte)
+            facts["first_byte_ms"] = _ms(self.started_s, self._first_byte)
         if self.usage is not None:
             facts["input_tokens"] = self.usage.input
             facts["output_tokens"] = self.usage.output

@@ -11,7 +11,8 @@ from proxy.broken_stream import last_frame, stops_short
 from proxy.errors import info_of
 from proxy.multipart import find_field
 from proxy.record import Record
-from proxy.restoring import restore
+from proxy.replies import whole_of
+from proxy.restoring import has_whole_document, restore, restore_document
 from proxy.routing import Router
 from proxy.session import session_of
 from proxy.surface import Endpoint
@@ -35,16 +36,23 @@ async def pass_back(
     """Pass a reply on unread, apart from members to restore, and close it.
 
     A stream that breaks off, or stops short, ends with an error in the caller's dialect, if that
-    is given.
+    is given. A whole document with members to restore goes out when it is there, at once.
 
     Raises:
-        BackendError: The upstream broke off, and only a broken connection can tell the caller.
+        BackendError: The upstream broke off, and no more can be told within the reply.
         UpstreamProtocolError: The same, of a reply that was changed on its way.
     """
     tap = UsageTap()
     try:
         if reply.status >= 400:
             record.fail(read_error(reply.status, b"", {}))
+        if restores and has_whole_document(reply):
+            body = restore_document(await whole_of(reply), restores)
+            tap.feed(body)
+            await answer.whole_body(
+                reply.status, body, pass_headers.relayed(reply.headers, is_decoded=True)
+            )
+            return
         headers = pass_headers.relayed(reply.headers, is_decoded=bool(restores))
         await answer.start(reply.status, headers)
         try:

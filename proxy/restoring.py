@@ -10,14 +10,18 @@ from collections.abc import AsyncIterator, Mapping
 import msgspec
 
 from backends.base import UpstreamReply
-from proxy.replies import is_sse, pieces_of, whole_of
+from proxy.replies import is_sse, pieces_of
 from translators.wire import JSON, encode
 
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _DATA = b"data:"
-_MODEL = re.compile(rb'(data: *\{(?:"[a-z_]+": *(?:"[^"\\]*"|[0-9]+), *)*"model": *)"[^"\\]*"')
-"""A line of a stream up to its object's model, members without escapes and objects before it."""
+_SIGN = b'"model"'
+_MODEL = re.compile(
+    rb'( *\{(?:"[a-z_]+": *(?:"[^"\\]*"|[0-9.]+|true|false|null|\{\}|\[\]), *)*"model": *)"[^"\\]*"'
+)
+"""An object up to its model, with only flat members without escapes before it."""
 
+_SSE = "text/event-stream"
 _NO_JSON = ("audio/", "image/", "video/", "application/octet-stream")
 
 
@@ -35,7 +39,7 @@ class Restorer:
         """JSON text with the members replaced; what is no object or lacks them all stays."""
         if not any(sign in text for sign in self._signs):
             return text
-        return self._replace(text) or text
+        return _replace(text, self._members) or text
 
     def feed(self, chunk: bytes) -> bytes:
         """A piece of a stream of server-sent events; an incomplete line waits for its end."""
@@ -71,11 +75,11 @@ class Restorer:
         Chunks of a Chat stream have the same members up to there. To replace these bytes saves
         3 us per chunk, and 28 us where ten of them come in one read.
         """
-        match = _MODEL.match(line)
+        match = _MODEL.match(line, len(_DATA))
         if match is None or self._members.keys() != {"model"}:
             return
-        self._opening = match[0]
-        self._restored_opening = match[1] + self._members["model"]
+        self._opening = line[: match.end()]
+        self._restored_opening = line[: match.end(1)] + self._members["model"]
 
     def _is_alike(self, chunk: bytes) -> bool:
         """Whether a piece of a stream has whole lines, and no member to replace elsewhere."""
@@ -86,32 +90,49 @@ class Restorer:
             and b'"response"' not in chunk
         )
 
-    def _replace(self, text: bytes) -> bytes | None:
-        """The text with the members replaced, ``None`` if there is nothing to replace."""
-        try:
-            members = _decode_members(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
-        changed = {name: value for name, value in self._members.items() if name in members}
-        if "response" in members and (response := self._replace(bytes(members["response"]))):
-            changed["response"] = msgspec.Raw(response)
-        return encode({**members, **changed}) if changed else None
+
+def _replace(text: bytes, changes: Mapping[str, msgspec.Raw]) -> bytes | None:
+    """The text with the members replaced, ``None`` if there is nothing to replace."""
+    try:
+        members = _decode_members(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    changed = {name: value for name, value in changes.items() if name in members}
+    if "response" in members and (response := _replace(bytes(members["response"]), changes)):
+        changed["response"] = msgspec.Raw(response)
+    return encode({**members, **changed}) if changed else None
+
+
+def restore_document(text: bytes, members: Mapping[str, JSON]) -> bytes:
+    """JSON text with these members replaced; what is no object or lacks them all stays.
+
+    Where the model alone is to be replaced, and stands among the flat members with which replies
+    begin, it is replaced unread: saves 6 us.
+    """
+    if members.keys() == {"model"} and text.count(_SIGN) == 1 and (match := _MODEL.match(text)):
+        return match[1] + encode(members["model"]) + text[match.end() :]
+    return Restorer(members).document(text)
+
+
+def has_whole_document(reply: UpstreamReply) -> bool:
+    """Whether a reply's body may be a JSON document."""
+    content_type = reply.headers.get("content-type", "").lower()
+    return reply.status != 204 and not content_type.startswith((_SSE, *_NO_JSON))
 
 
 async def restore(reply: UpstreamReply, members: Mapping[str, JSON]) -> AsyncIterator[bytes]:
-    """A reply's body, without content encodings, with these members replaced.
+    """The body of a reply without a whole document, and without content encodings.
+
+    In a stream of events these members are replaced.
 
     Raises:
         BackendError: The upstream broke off.
         UpstreamProtocolError: A content encoding is unknown, or the body is damaged.
     """
     restorer = Restorer(members)
-    if reply.headers.get("content-type", "").lower().startswith(_NO_JSON):
+    if not is_sse(reply):
         async for piece in pieces_of(reply):
             yield piece
-        return
-    if not is_sse(reply):
-        yield restorer.document(await whole_of(reply))
         return
     async for piece in pieces_of(reply):
         if out := restorer.feed(piece):

@@ -58,13 +58,10 @@ def session_of(
         headers: The caller's headers, with lower-case names.
         request: The caller's request, as JSON text or decoded; both give the same key.
     """
-    found: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in _TELLING and value:
-            found.setdefault(name, value)
-    if found:
+    found = dict(reversed(headers))  # of several with one name the first counts
+    if telling := _TELLING & found.keys():
         for name in _HEADERS:
-            if name in found:
+            if name in telling and found[name]:
                 return _key(name.decode(), found[name].decode("latin-1"))
         if session := _read_cookie(found.get(b"cookie", b"").decode("latin-1")):
             return _key("cookie", session)

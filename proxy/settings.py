@@ -260,7 +260,8 @@ class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         dir: Folder of the records; made if need be.
         upstream: Whether what goes to the upstream, and what it says, is recorded too.
-        fsync: Whether each record is brought to the disk at once.
+        fsync: Whether records are brought to the disk, at the latest a second after they are
+            written; else the operating system decides when.
         buffer_bytes: So much memory may hold calls that are not written yet; those for which
             there is no room are not recorded.
     """

@@ -6,6 +6,7 @@ that the bytes of all others stay.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import msgspec
 
@@ -96,7 +97,13 @@ class Shaping:
             return None
         return Change(self, extras, head, dialect)
 
-    @property
+    @cached_property
+    def renames_only(self) -> bool:
+        """Whether the model's name is all that changes."""
+        others = self.defaults or self.sets or self.reasons is not None
+        return self.model is not None and not others
+
+    @cached_property
     def _is_idle(self) -> bool:
         changes = self.model is not None or self.reasons is not None
         return not (changes or self.defaults or self.sets)
@@ -138,6 +145,8 @@ class Change:
             MalformedRequest: A member that has to be merged is no object.
         """
         shaping = self._shaping
+        if self._extras is None and shaping.renames_only:
+            return {**members, "model": shaping.model}
         out = dict(members)
         if self._extras is not None:
             self._strip_metadata(out)

@@ -39,13 +39,15 @@ encode = _encoder.encode
 class Peek(msgspec.Struct):
     """The members of a request that decide its way.
 
-    ``is_responses`` says that it has an ``input`` and no ``messages``, whatever path it came to.
+    ``is_responses`` says that it has an ``input`` and no ``messages``, whatever path it came to;
+    ``is_strict`` that it is JSON for strict readers, too, but for bytes that are no UTF-8.
     """
 
     model: JSON = None
     stream: JSON = None
     is_responses: bool = False
     metadata: JSON = None
+    is_strict: bool = False
 
 
 class _Head(msgspec.Struct):
@@ -141,7 +143,7 @@ def peek(body: bytes) -> Peek:
         is_responses = "input" in value and "messages" not in value
         return Peek(value.get("model"), value.get("stream"), is_responses, value.get("metadata"))
     is_responses = head.input is not msgspec.UNSET and head.messages is msgspec.UNSET
-    return Peek(head.model, head.stream, is_responses, head.metadata)
+    return Peek(head.model, head.stream, is_responses, head.metadata, True)
 
 
 def open_members(body: bytes) -> dict[str, JSON]:

@@ -13,7 +13,7 @@ class _Anything(msgspec.Struct):
 _check = msgspec.json.Decoder(_Anything).decode
 
 
-def one_line(body: bytes) -> bytes | None:
+def one_line(body: bytes, *, is_strict: bool = False) -> bytes | None:
     """The same JSON object on one line, ``None`` if the body is none.
 
     Numbers and escapes stay as they are, but for escaped lone surrogates, which not every reader
@@ -21,12 +21,16 @@ def one_line(body: bytes) -> bytes | None:
 
     Args:
         body: JSON text, or anything else.
+        is_strict: Whether it is known to be an object of strict JSON, but for bytes that are no
+            UTF-8. To know it saves 4 us for 4 KB.
     """
     try:
         if b"\n" in body:
             body = msgspec.json.format(body, indent=-1)
-        _check(body)
-        body.decode()
+        if not is_strict:
+            _check(body)
+        if not body.isascii():
+            body.decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _mended(body)
     return body

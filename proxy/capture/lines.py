@@ -3,15 +3,18 @@
 The members are those of NeMo Gym's captures, whose readers take these lines, and a few more.
 """
 
+from contextlib import suppress
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from proxy.bodies import BodyError, decompress
-from proxy.capture.call import Body, Call
+from proxy.capture.call import Body, Call, Upstream
 from proxy.capture.json_lines import one_line
 from proxy.capture.streams import assemble
+from proxy.headers import value_of
 from translators.errors import TranslationError
-from translators.wire import JSON, encode
+from translators.wire import JSON
 
 _REPLY_LIMIT_BYTES = 256 * 1024 * 1024
 _MODEL_SERVERS = "responses_api_models"
@@ -43,7 +46,7 @@ class _Whole(msgspec.Struct):
     error: JSON = None
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, gc=False):
     """A body that was read: on one line if it is a JSON object, and as it came.
 
     ``first_s`` is when its first content came.
@@ -66,7 +69,7 @@ class _UpstreamSide(msgspec.Struct):
     response_raw: str | UnsetType
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):
     """The members of a line, in their order."""
 
     model_call_id: str
@@ -82,53 +85,59 @@ class _Line(msgspec.Struct):
     error_category: str | None
     request: msgspec.Raw | None
     response: msgspec.Raw | None
-    request_raw: str | UnsetType
-    response_raw: str | UnsetType
-    upstream: _UpstreamSide | UnsetType
+    request_raw: str | UnsetType = UNSET
+    response_raw: str | UnsetType = UNSET
+    upstream: _UpstreamSide | UnsetType = UNSET
 
 
 _skim = msgspec.json.Decoder(_Whole).decode
+_append = msgspec.json.Encoder().encode_into
 
 
-def line_of(call: Call, request_limit_bytes: int) -> bytes:
-    """The line of a call that has ended.
+def add_line(call: Call, lines: bytearray, request_limit_bytes: int) -> None:
+    """Add the line of a call that has ended to others.
 
     Args:
         call: A call that was not dropped.
+        lines: Gets the line at its end.
         request_limit_bytes: Largest request after decompression.
     """
-    request = _read(call.request, request_limit_bytes)
-    reply = _read_reply(call.dialect, call.reply)
-    name = call.upstream_name
-    latency_s = call.ended_s - call.started_s
+    record = call.record
+    request = _read(call.request, request_limit_bytes, is_strict=record.has_strict_body)
+    reply = _read_reply(call)
+    name = record.upstream
+    latency_s = call.ended_s - record.started_s
+    first_s = reply.first_s
     line = _Line(
-        model_call_id=call.id,
-        rollout_id=call.rollout,
-        request_id=call.request_id,
-        dialect=call.dialect,
-        model_ref=None if name is None else {"type": _MODEL_SERVERS, "name": name},
-        started_at=call.started_unix_s,
-        completed_at=call.started_unix_s + latency_s,
-        latency_ms=round(latency_s * 1000, 2),
-        latency_ttft_ms=_ms_since(call.started_s, reply.first_s),
-        status_code=call.status,
-        error_category=_category(call, reply),
-        request=_json(request),
-        response=_json(reply),
-        request_raw=_text(request),
-        response_raw=_text(reply),
-        upstream=UNSET if call.upstream is None else _upstream_side(call, request_limit_bytes),
+        call.id,
+        call.rollout,
+        record.request_id,
+        record.dialect,
+        None if name is None else {"type": _MODEL_SERVERS, "name": name},
+        call.started_unix_s,
+        call.started_unix_s + latency_s,
+        round(latency_s * 1000, 2),
+        None if first_s is None else round((first_s - record.started_s) * 1000, 2),
+        record.status,
+        _category(call, reply),
+        _json(request),
+        _json(reply),
     )
-    return encode(line) + b"\n"
+    if request.line is None or reply.line is None:
+        line.request_raw = _text(request)
+        line.response_raw = _text(reply)
+    if call.upstream is not None:
+        line.upstream = _upstream_side(call, call.upstream, request_limit_bytes)
+    _append(line, lines, -1)
+    lines += b"\n"
 
 
-def _upstream_side(call: Call, request_limit_bytes: int) -> _UpstreamSide:
-    assert call.upstream is not None
-    request = _read(call.upstream.request, request_limit_bytes)
-    reply = _read(call.upstream.reply, _REPLY_LIMIT_BYTES)
+def _upstream_side(call: Call, side: Upstream, request_limit_bytes: int) -> _UpstreamSide:
+    request = _read(side.request, request_limit_bytes)
+    reply = _read(side.reply, _REPLY_LIMIT_BYTES)
     return _UpstreamSide(
-        dialect=call.upstream_dialect,
-        status_code=call.upstream.status,
+        dialect=call.record.upstream_dialect,
+        status_code=side.status,
         request=_json(request),
         response=_json(reply),
         response_raw=_text(reply),  # a stream stays as it is: fixtures are made of its bytes
@@ -146,21 +155,31 @@ def _text(body: _Body) -> str | UnsetType:
     return body.data.decode("utf-8", "replace")
 
 
-def _read(body: Body, limit_bytes: int) -> _Body:
-    data = _plain(body, limit_bytes)
-    return _Body(one_line(data), data)
+def _read(body: Body, limit_bytes: int, *, is_strict: bool = False) -> _Body:
+    data = b"".join(body.pieces)
+    if body.encoding or not data.startswith(b"{"):
+        with suppress(BodyError):
+            data = decompress(data, body.encoding, limit_bytes)
+    return _Body(one_line(data, is_strict=is_strict), data)
 
 
-def _read_reply(dialect: str, body: Body) -> _Body:
+def _read_reply(call: Call) -> _Body:
+    body = call.reply
+    is_ours = call.reply_status is not UNSET
+    if not is_ours:
+        body.type = value_of(call.reply_headers, b"content-type")
+        body.encoding = value_of(call.reply_headers, b"content-encoding")
     if not body.type.startswith("text/event-stream"):
-        reply = _read(body, _REPLY_LIMIT_BYTES)
+        reply = _read(body, _REPLY_LIMIT_BYTES, is_strict=is_ours)
         reply.first_s = body.times_s[0] if body.times_s else None
-        if reply.line is not None:
+        if is_ours:
+            reply.ending = _by_status(call.reply_status)
+        elif reply.line is not None:
             reply.ending = _ending_of(reply.line)
         return reply
-    pieces = [_plain(body, _REPLY_LIMIT_BYTES)] if body.encoding else body.pieces
+    pieces = [_read(body, _REPLY_LIMIT_BYTES).data] if body.encoding else body.pieces
     try:
-        found = assemble(dialect, pieces)
+        found = assemble(call.record.dialect, pieces)
     except (TranslationError, TypeError, ValueError, AttributeError, LookupError):
         # What a relayed upstream streams is nobody's promise; it is kept as it came.
         return _Body(data=b"".join(pieces), is_stream=True)
@@ -174,37 +193,28 @@ def _ending_of(line: bytes) -> str | None:
     whole = _skim(line)
     if whole.error is not None:
         return "error"
-    return _BY_RESPONSE_STATUS.get(whole.status) if isinstance(whole.status, str) else None
+    return _by_status(whole.status)
 
 
-def _plain(body: Body, limit_bytes: int) -> bytes:
-    data = b"".join(body.pieces)
-    if not body.encoding and data.startswith(b"{"):  # most are
-        return data
-    try:
-        return decompress(data, body.encoding, limit_bytes)
-    except BodyError:
-        return data
-
-
-def _ms_since(start_s: float, at_s: float | None) -> float | None:
-    return None if at_s is None else round((at_s - start_s) * 1000, 2)
+def _by_status(status: JSON) -> str | None:
+    return _BY_RESPONSE_STATUS.get(status) if isinstance(status, str) else None
 
 
 def _category(call: Call, reply: _Body) -> str | None:
     """What went wrong, in the words of NeMo Gym's captures; ``client_closed`` is our own."""
     if call.has_failed:
         return "exception"
-    if call.error_code in _BY_CODE:
-        return _BY_CODE[call.error_code]
-    if call.status is not None and call.status >= 400:
-        by_kind = "client_error" if call.status < 500 else "upstream_error"
-        return _BY_STATUS.get(call.status, by_kind)
+    error, status = call.record.error, call.record.status
+    if error is not None and error.code in _BY_CODE:
+        return _BY_CODE[error.code]
+    if status is not None and status >= 400:
+        by_kind = "client_error" if status < 500 else "upstream_error"
+        return _BY_STATUS.get(status, by_kind)
     if reply.ending is not None:
         return _BY_ENDING.get(reply.ending)
     if reply.line is not None and not reply.is_stream:
         return None
-    if call.is_gone or call.status is None:
+    if status is None or (call.record.outcome == "client_closed" and not call.has_ended):
         return "client_closed"
     if reply.is_stream and (reply.line is not None or not call.has_ended):
         return "stream_truncated"

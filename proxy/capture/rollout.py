@@ -1,14 +1,16 @@
 """To which rollout a request belongs: NeMo Gym's path prefix, or a header."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
+
+from proxy.headers import Headers
 
 HEADER = "x-dragoman-rollout"
 """Names the rollout of a request whose path does not."""
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
-Scope = MutableMapping[str, Any]
 
 _START = "/ng-rollout/"
 _TOKEN_CAPTURE = "/training-token-capture/"
@@ -23,27 +25,29 @@ def without_prefix(app: ASGIApp) -> ASGIApp:
 
     def answer(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         if scope["type"] == "http" and scope["path"].startswith(_START):
-            scope = _strip(scope)
+            prefix, changes = _split(scope["path"])
+            # Of several headers with this name the first counts.
+            scope = {**scope, **changes, "headers": [*prefix, *scope["headers"]]}
         return app(scope, receive, send)
 
     return answer
 
 
-def _strip(scope: Scope) -> Scope:
-    rollout, slash, rest = scope["path"][len(_START) :].partition("/")
+@lru_cache(maxsize=512)  # a rollout makes many calls of one path: saves 2 us for each
+def _split(path: str) -> tuple[Headers, Mapping[str, Any]]:
+    """The header that a path's prefix becomes, and the paths that are left."""
+    rollout, slash, rest = path[len(_START) :].partition("/")
     if not (rollout and slash):
-        return scope
+        return [], {}
     rest = f"/{rest}"
     if rest.startswith(_TOKEN_CAPTURE):
         rest = rest[len(_TOKEN_CAPTURE) - 1 :]
-    headers = [header for header in scope["headers"] if header[0] != _HEADER]
-    headers.append((_HEADER, rollout.encode()))
-    return {**scope, "path": rest, "raw_path": quote(rest).encode(), "headers": headers}
+    return [(_HEADER, rollout.encode())], {"path": rest, "raw_path": quote(rest).encode()}
 
 
-def rollout_of(scope: Scope) -> str | None:
+def rollout_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """The rollout that a request names, ``None`` if it names none."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == _HEADER and value:
             return str(value, "utf-8", "backslashreplace")
     return None

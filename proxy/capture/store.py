@@ -43,7 +43,7 @@ class CaptureStore:
 
         Args:
             root: The folder.
-            fsync: Whether lines are on the disk when ``append`` returns.
+            fsync: Whether ``sync`` brings lines to the disk, or the operating system when it likes.
 
         Raises:
             OSError: It cannot be made, or nothing can be written there.
@@ -53,15 +53,17 @@ class CaptureStore:
             raise PermissionError(13, os.strerror(13), str(root))
         self._root = root
         self._fsync = fsync
+        self._unsynced: set[str] = set()
+        self._unnamed: set[str] = set()
 
-    def append(self, rollout: str, lines: bytes) -> None:
-        """Append whole lines, all of them or none.
+    def append(self, rollout: str, lines: bytes | bytearray) -> None:
+        """Append whole lines, all of them or none; only a crash of the machine can lose them.
 
         Raises:
             OSError: They cannot be written, or another process keeps the file locked.
         """
-        path = self._root / f"{stem_of(rollout)}{RECORDS}"
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        file = os.open(self._path(rollout), flags, 0o666)
         try:
             _lock(file)
             size = os.fstat(file).st_size
@@ -72,12 +74,35 @@ class CaptureStore:
             except OSError:
                 os.ftruncate(file, size)
                 raise
-            if self._fsync:
-                os.fsync(file)
-                if not size:
-                    self._sync_folder()
         finally:
             os.close(file)  # which unlocks it
+        if self._fsync:
+            self._unsynced.add(rollout)
+            if not size:
+                self._unnamed.add(rollout)
+
+    def sync(self) -> dict[str, OSError]:
+        """Bring to the disk what was appended since the last time; after it, no crash loses it.
+
+        Returns:
+            The rollouts of which some lines may not be there, and why.
+        """
+        failures = {}
+        for rollout in self._unsynced:
+            try:
+                _sync(self._path(rollout), os.O_RDWR)
+            except FileNotFoundError:
+                pass  # somebody has taken it away meanwhile
+            except OSError as error:
+                failures[rollout] = error
+        if self._unnamed and sys.platform != "win32":
+            try:
+                _sync(str(self._root), os.O_RDONLY)  # which makes new files' names last
+            except OSError as error:
+                failures |= dict.fromkeys(self._unnamed, error)
+        self._unsynced.clear()
+        self._unnamed.clear()
+        return failures
 
     def mark_incomplete(self, rollout: str) -> None:
         """Say that records of a rollout are missing.
@@ -87,17 +112,19 @@ class CaptureStore:
         """
         (self._root / f"{stem_of(rollout)}{MARK}").touch()
 
-    def _sync_folder(self) -> None:
-        """Make a new file's name last."""
-        if sys.platform != "win32":
-            folder = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+    def _path(self, rollout: str) -> str:
+        return f"{self._root}/{stem_of(rollout)}{RECORDS}"
 
 
-def _write(file: int, data: bytes) -> None:
+def _sync(path: str, flags: int) -> None:
+    file = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _write(file: int, data: bytes | bytearray) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(file, rest) :]

@@ -14,12 +14,14 @@ from structlog.typing import EventDict
 
 from proxy.app import create_app
 from proxy.capture import store as store_module
+from proxy.capture import writer as writer_module
 from proxy.capture.budget import Budget
 from proxy.capture.call import Call
 from proxy.capture.reader import Rollout, find_rollout, find_rollouts
 from proxy.capture.store import CaptureStore, is_plain, stem_of
 from proxy.capture.writer import Writer
 from proxy.loading import load
+from proxy.record import Record
 from proxy.settings import Capture, Settings, Upstream
 from proxy.tables import SettingsError
 from tests.proxy.captured import names, read_records
@@ -138,7 +140,7 @@ def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
 def test_lines_are_on_the_disk_if_wanted(
     fsync: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name of a new file too."""
+    """The name of a new file too; lines that were appended to a file together at once."""
     synced: list[str] = []
 
     def sync(file: int) -> None:
@@ -148,8 +150,33 @@ def test_lines_are_on_the_disk_if_wanted(
     store = CaptureStore(tmp_path, fsync=fsync)
     store.append("a", b"{}\n")
     store.append("a", b"{}\n")
+    assert synced == []
+    assert store.sync() == {}
     file = "a.capture.jsonl"
+    assert synced == ([file, tmp_path.name] if fsync else [])
+    store.append("a", b"{}\n")
+    store.sync()
+    store.sync()
     assert synced == ([file, tmp_path.name, file] if fsync else [])
+
+
+def test_lines_that_do_not_get_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be lost, which is told once; of files that were taken away nothing is."""
+
+    def fail(file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    store = CaptureStore(tmp_path)
+    store.append("a", b"{}\n")
+    store.sync()
+    for rollout in ("a", "b", "c"):
+        store.append(rollout, b"{}\n")
+    (tmp_path / "b.capture.jsonl").unlink()
+    monkeypatch.setattr(os, "fsync", fail)
+    assert store.sync().keys() == {"a", "b", "c"}  # b as a new name, for all that is known
+    store.append("a", b"{}\n")
+    (tmp_path / "a.capture.jsonl").unlink()
+    assert store.sync() == {}
 
 
 def test_lock_that_is_never_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,10 +222,7 @@ def test_rollouts_of_a_folder(tmp_path: Path) -> None:
 
 
 def call(rollout: str, budget: Budget, size_bytes: int = 10) -> Call:
-    async def never() -> None:
-        raise AssertionError
-
-    made = Call(rollout, "chat", {"headers": []}, never, lambda _: never(), budget)
+    made = Call(f"call of {rollout}", rollout, Record("chat", "r"), budget, 0.0)
     made.keep(made.request, b"x" * size_bytes)
     return made
 
@@ -213,13 +237,14 @@ def gate() -> Iterator[threading.Event]:
 def gated(folder: Path, gate: threading.Event, limit_bytes: int = 1000) -> Writer:
     """A writer that waits for a gate before each line."""
 
-    def line_of(call: Call) -> bytes:
+    def add_line(call: Call, lines: bytearray) -> None:
         gate.wait()
+        lines += b'{"model_call_id": '
         if call.rollout == "bad":
             raise ZeroDivisionError
-        return msgspec.json.encode({"model_call_id": call.id}) + b"\n"
+        lines += msgspec.json.encode(call.id) + b"}\n"
 
-    made = Writer(CaptureStore(folder), line_of, limit_bytes)
+    made = Writer(CaptureStore(folder), add_line, limit_bytes)
     made.start()
     return made
 
@@ -265,6 +290,33 @@ def test_line_that_fails_costs_no_other(
     assert len(read_records(tmp_path, "a")) == 2
     [loss] = log_lines
     assert (loss["rollout"], loss["why"]) == ("bad", "an unexpected error: ZeroDivisionError()")
+
+
+def test_disk_is_asked_for_less_often_than_lines_are_written(
+    tmp_path: Path,
+    gate: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    log_lines: list[EventDict],
+) -> None:
+    """But soon, though no other call comes; what it does not take is marked."""
+    monkeypatch.setattr(writer_module, "_SYNC_S", 0.01)
+    is_told = threading.Event()
+
+    def sync(store: CaptureStore) -> dict[str, OSError]:
+        assert len(read_records(tmp_path, "a")) == 2
+        is_told.set()
+        return {"a": OSError(5, "Input/output error")}
+
+    monkeypatch.setattr(CaptureStore, "sync", sync)
+    writer = gated(tmp_path, gate)
+    for _ in range(2):
+        writer.put(call("a", writer.budget))
+    gate.set()
+    assert is_told.wait(10)
+    writer.close(10)
+    assert names(tmp_path) == {"a.capture.jsonl", "a.capture.incomplete"}
+    [loss] = log_lines
+    assert (loss["rollout"], loss["why"]) == ("a", "[Errno 5] Input/output error")
 
 
 def test_folder_that_vanishes(

@@ -5,7 +5,7 @@ import gzip
 
 import pytest
 
-from proxy.restoring import Restorer
+from proxy.restoring import Restorer, restore_document
 from proxy.settings import Model, Settings, Upstream
 from tests.proxy.caller import Call, ask
 from tests.proxy.conftest import RunProxy
@@ -20,7 +20,7 @@ from tests.proxy.dialects import (
     texts_of,
 )
 from tests.upstream import Abort, Reply, ScriptedUpstream, StreamReply
-from translators.wire import JSON, encode
+from translators.wire import JSON, decode, encode
 
 ALIAS = {"model": "public"}
 
@@ -40,6 +40,41 @@ def test_members_are_replaced(text: bytes, expected: bytes) -> None:
     assert Restorer(ALIAS).document(text) == expected
 
 
+OPENINGS = (
+    b'{"model":"real"',
+    b'{"id": "c", "created": 1.5, "model": "real"',
+    b' {"a":null,"b":true, "c":{},"d":[],"e":false,"model":"real"',
+)
+
+
+@pytest.mark.parametrize("opening", OPENINGS)
+@pytest.mark.parametrize("rest", [b"}", b', "x": 1e400, "y": "\\"model\\"" }', b',"z":"\xff"} \n'])
+def test_an_alias_among_the_first_members_is_all_that_changes(opening: bytes, rest: bytes) -> None:
+    restored = opening.replace(b'"real"', b'"public"')
+    assert restore_document(opening + rest, ALIAS) == restored + rest
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"model":"real","choices":[{"model":"real"}]}',
+        b'{"model":"real","response":{"model":"real","x": 1}}',
+        b'{"a":1,"model":"real","model":"real"}',
+        b'{"a":"\\"","model":"real"}',
+        b'{"a":{"model":"x"},"model":"real"}',
+        b'{"a":"{","b":{"c":"}","model":"x"},"model":"real"}',
+        b'{"a":[{"model":"x"}],"model":"real"}',
+        b'{"a":"\\"model\\":\\"x\\"","model":"real"}',
+        b'{"model":"re\\"al"}',
+        b'{"model":["real"]}',
+        b'{"model":null}',
+    ],
+)
+def test_any_other_document_is_read(text: bytes) -> None:
+    assert restore_document(text, ALIAS) == Restorer(ALIAS).document(text)
+    assert decode(restore_document(text, ALIAS))["model"] == "public"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -53,7 +88,7 @@ def test_members_are_replaced(text: bytes, expected: bytes) -> None:
     ],
 )
 def test_what_has_none_of_them_stays(text: bytes) -> None:
-    assert Restorer(ALIAS).document(text) == text
+    assert Restorer(ALIAS).document(text) == restore_document(text, ALIAS) == text
 
 
 STREAM = (
@@ -180,12 +215,12 @@ async def test_an_error_stays_as_it_is(reply: Reply, running_proxy: RunProxy) ->
 
 
 @pytest.mark.server
-async def test_a_damaged_reply_is_not_ended(running_proxy: RunProxy) -> None:
+async def test_a_damaged_reply_is_an_error(running_proxy: RunProxy) -> None:
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
     async with ScriptedUpstream(Reply(200, headers, b"no gzip")) as upstream:
         proxy = await running_proxy(renaming(upstream, "chat"))
         answer = await ask(proxy.port, CHAT, {"model": "public"})
-    assert not answer.is_whole
+    assert (answer.status, answer.error["code"]) == (502, "upstream_invalid_response")
 
 
 METADATA = {"extra_body": '{"seed":7}', "user": "u"}

@@ -84,11 +84,11 @@ def test_kind_of_an_object() -> None:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (b'{"model": "m", "stream": true, "input": [1]}', Peek("m", True, True)),
-        (b'{"model": "m", "input": 1, "messages": []}', Peek("m")),
-        (b"{}", Peek()),
+        (b'{"model": "m", "stream": true, "input": [1]}', Peek("m", True, True, is_strict=True)),
+        (b'{"model": "m", "input": 1, "messages": []}', Peek("m", is_strict=True)),
+        (b"{}", Peek(is_strict=True)),
         (rb'{"input": "\ud83d", "model": "m"}', Peek("m", None, True)),
-        (b'{"model": 5, "stream": "yes"}', Peek(5, "yes")),
+        (b'{"model": 5, "stream": "yes"}', Peek(5, "yes", is_strict=True)),
         (rb'{"model": "\ud83d", "stream": true, "input": 1}', Peek("\ufffd", True, True)),
         (rb'{"model": "\ud83d", "input": 1, "messages": []}', Peek("\ufffd")),
         (rb'{"model": "\ud83d"}', Peek("\ufffd")),
