@@ -34,17 +34,17 @@ ALONE: Final = 20
 """Requests of each way, one at a time."""
 BUSY: Final = 8
 """Requests under way at once, after that."""
-ROUNDS: Final = 4
+ROUNDS: Final = 8
 REQUESTS: Final = 48
 """Of each way in each round."""
 START_LIMIT_S: Final = 300.0
 
 NOTES: Final = f"""\
 vLLM {vllm_env.VLLM} on the CPU; all processes share two cores. One at a time: medians of {ALONE},
-the ways in turns. CPU: per request, while {BUSY} are under way; medians of {ROUNDS} rounds. There
-is no figure for the first byte: vLLM's own Responses sends `response.created` before it begins,
-Chat its first chunk with the first token; and on two cores vLLM's engine keeps its server from
-running, so that tokens come late and together, whoever asks."""
+the ways in turns. {BUSY} at once, and the CPU time of a request then: the least of {ROUNDS} rounds.
+vLLM's engine takes all of both cores while it works, so that in some rounds, of any way, its own
+server has to wait for it and everything takes two or three times as long. For the same reason there
+is no figure for the first byte: tokens come late and together, whoever asks."""
 
 
 class Servers(NamedTuple):
@@ -161,7 +161,7 @@ async def measure() -> str:
                 blocks[way].append(await block(found, way, REQUESTS))
     lines = []
     for way, some in blocks.items():
-        at_once = Block(*(statistics.median(values) for values in zip(*some, strict=True)))
+        at_once = Block(*map(min, zip(*some, strict=True)))
         lines.append(
             [
                 way.title,
