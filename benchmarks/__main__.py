@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import Final
 
-from benchmarks import beside_vllm, delay, limits, machine, run
+from benchmarks import beside_vllm, delay, limits, machine, run, workers
 from benchmarks.replies import WrongReplyError
 from benchmarks.tables import figures_table, goals_table
 from tests.extras.cache import Unavailable
@@ -36,12 +36,16 @@ def main() -> int:
         keep("First byte", delay.report(delays))
         limited = limits.measure(quick=args.quick)
         keep("Limits", figures_table(limited))
+        goals = [*costs.goals(), *delays.goals(), *limited]
         if not args.quick:
+            shared = workers.measure(workers.UNLIMITED, rounds=6)
+            keep("Workers", workers.report(shared))
+            goals += shared.goals()
             keep("Beside vLLM's own Responses", _beside_vllm())
     except (machine.StartError, WrongReplyError) as exc:
         print(f"stopped: {exc}", file=sys.stderr)
         return 1
-    keep("Goals", goals_table([*costs.goals(), *delays.goals(), *limited]))
+    keep("Goals", goals_table(goals))
     if args.write:
         command = f"python -m benchmarks {' '.join(sys.argv[1:])}"
         facts = "\n".join(f"- {name}: {value}" for name, value in machine.describe(PACKAGES))

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from benchmarks import machine
 from benchmarks.run import Load, Row, sample
-from benchmarks.tables import markdown_table
+from benchmarks.tables import Figure, markdown_table
 
 SECONDS: Final = 1.0
 AMPLE: Final = 1000
@@ -48,9 +48,10 @@ SETTINGS: Final = tuple(
         ("2 workers, cores 0 and 1", 2, True),
     )
 )
+UNLIMITED: Final = tuple(setting for setting in SETTINGS if setting.limit is None)
 
 
-class Figure(NamedTuple):
+class Sample(NamedTuple):
     """One run."""
 
     cpu_us: float
@@ -87,37 +88,86 @@ def running(setting: Setting, upstream_port: int, folder: Path) -> Iterator[tupl
         machine.stop(process)
 
 
-def measure(pid: int, port: int, connections: int) -> Figure:
-    """One run."""
+def _take(pid: int, port: int, connections: int) -> Sample:
     workers = machine.children(pid) or [pid]
     before = [machine.cpu_ns(worker) for worker in workers]
     taken = sample(port, pid, ROW, Load("request, 4 KB in", connections, "whole"), SECONDS)
     used = [machine.cpu_ns(worker) - b for worker, b in zip(workers, before, strict=True)]
     assert taken.cpu_us is not None
-    return Figure(taken.cpu_us, taken.result.per_s, max(used) / sum(used))
+    return Sample(taken.cpu_us, taken.result.per_s, max(used) / sum(used))
 
 
-def report(figures: Mapping[Setting, Sequence[Figure]]) -> str:
+class Results(NamedTuple):
+    """All runs of each setting."""
+
+    samples: Mapping[Setting, Sequence[Sample]]
+
+    def best(self) -> dict[Setting, Sample]:
+        """The least CPU time and the most requests per second."""
+        return {
+            setting: Sample(
+                min(run.cpu_us for run in runs),
+                max(run.per_s for run in runs),
+                statistics.median(run.busiest for run in runs),
+            )
+            for setting, runs in self.samples.items()
+        }
+
+    def times_one(self, setting: Setting) -> float:
+        """How many times the requests of one worker, with a core for each and by CPU time."""
+        best = self.best()
+        return setting.workers * best[_alone(setting)].cpu_us / best[setting].cpu_us
+
+    def goals(self) -> list[Figure]:
+        """What two workers without a limit do."""
+        return [
+            Figure(
+                "two workers on two cores, by CPU", self.times_one(setting), "times one", None, 1.8
+            )
+            for setting in self.samples
+            if setting.has_two_cores and setting.limit is None
+        ]
+
+
+def _alone(setting: Setting) -> Setting:
+    """One worker with the same limit."""
+    return next(s for s in SETTINGS if s.workers == 1 and s.limit == setting.limit)
+
+
+def measure(settings: Sequence[Setting], *, rounds: int = 10, connections: int = 64) -> Results:
+    """Measure settings in turns.
+
+    Raises:
+        machine.StartError: A server did not start, or replies were wrong.
+    """
+    samples: dict[Setting, list[Sample]] = {setting: [] for setting in settings}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dragoman-bench-")))
+        upstream, upstream_port = machine.start_upstream()
+        stack.callback(machine.stop, upstream)
+        servers = [
+            stack.enter_context(running(setting, upstream_port, folder / str(number)))
+            for number, setting in enumerate(settings)
+        ]
+        for _ in range(rounds):
+            for setting, (pid, port) in zip(settings, servers, strict=True):
+                samples[setting].append(_take(pid, port, connections))
+    return Results(samples)
+
+
+def report(results: Results) -> str:
     """The best runs as a table; each setting's ratios are to one worker with the same limit."""
-    best = {
-        setting: Figure(
-            min(run.cpu_us for run in runs),
-            max(run.per_s for run in runs),
-            statistics.median(run.busiest for run in runs),
-        )
-        for setting, runs in figures.items()
-    }
+    best = results.best()
     lines = []
     for setting, found in best.items():
-        base = next(f for s, f in best.items() if s.workers == 1 and s.limit == setting.limit)
-        ratio = found.cpu_us / base.cpu_us
+        base = best[_alone(setting)]
         lines.append(
             [
                 setting.title,
                 f"{found.cpu_us:.0f}",
                 f"{found.per_s:.0f} ({found.per_s / base.per_s:.2f})",
                 f"{found.busiest:.0%}",
-                f"{setting.workers / ratio:.2f}" if setting.workers > 1 else "1",
+                f"{results.times_one(setting):.2f}" if setting.workers > 1 else "1",
             ]
         )
     head = ["", "CPU us per request", "requests/s", "busiest worker", "times one, by CPU"]
@@ -130,19 +180,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--connections", type=int, default=64)
     args = parser.parse_args()
-    figures: dict[Setting, list[Figure]] = {setting: [] for setting in SETTINGS}
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dragoman-bench-")))
-        upstream, upstream_port = machine.start_upstream()
-        stack.callback(machine.stop, upstream)
-        servers = [
-            stack.enter_context(running(setting, upstream_port, folder / str(number)))
-            for number, setting in enumerate(SETTINGS)
-        ]
-        for _ in range(args.rounds):
-            for setting, (pid, port) in zip(SETTINGS, servers, strict=True):
-                figures[setting].append(measure(pid, port, args.connections))
-    print(report(figures))
+    try:
+        print(report(measure(SETTINGS, rounds=args.rounds, connections=args.connections)))
+    except machine.StartError as exc:
+        print(f"stopped: {exc}", file=sys.stderr)
+        return 1
     return 0
 
 
