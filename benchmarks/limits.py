@@ -35,8 +35,8 @@ LONG_STREAM: Final = 100_000
 PROPORTION: Final = 1.1
 """How many times as much a part of something large may cost."""
 GROWTH_MB: Final = 5
-GROWTH_FILES: Final = 20
-"""What counts as flat: a leak would be times 180 000; kept connections come and go."""
+GROWTH_FILES: Final = 2 * PARALLEL
+"""What counts as flat: two connections for a request are kept or not; a leak would be thousands."""
 IMAGE_BYTES: Final = 20_000_000
 
 
