@@ -360,16 +360,14 @@ async def test_signs_of_life_are_no_first_token(tmp_path: Path) -> None:
     ) as proxy:
         url = f"/ng-rollout/a{RESPONSES}"
         async with Call(proxy.port, url, responses_request(stream=True)) as call:
-            started = time.perf_counter()
             seen = b""
             while seen.count(b"event: response.in_progress") < 3:
                 seen += await call.chunk()
-            waited_ms = (time.perf_counter() - started) * 1000
             go.set()
             async for chunk in call.chunks():
                 seen += chunk
     [record] = read_records(tmp_path, "a")
-    assert record["latency_ttft_ms"] >= waited_ms
+    assert record["latency_ttft_ms"] >= 100  # two pauses between three signs of life
     assert text_of(record["response"]) == "Hi"
 
 
