@@ -12,7 +12,7 @@ class HeldReply:
     ``queued_s`` is how long its request waited before it was sent, in seconds.
     """
 
-    __slots__ = ("_release", "_reply", "chunks", "headers", "queued_s", "status")
+    __slots__ = ("_release", "_reply", "chunks", "headers", "pour", "queued_s", "status")
 
     def __init__(
         self, reply: UpstreamReply, release: Callable[[], None], queued_s: float = 0.0
@@ -22,6 +22,7 @@ class HeldReply:
         self.status = reply.status
         self.headers = reply.headers
         self.chunks = reply.chunks
+        self.pour = getattr(reply, "pour", None)
         self._reply = reply
         self._release: Callable[[], None] | None = release
 

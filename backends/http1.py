@@ -5,11 +5,13 @@ Spec: RFC 9112; framing is the parser's business, which is the one of Node.js.
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 import httptools
 import httpx
+
+from backends.base import Take
 
 HIGH_WATER_BYTES: Final = 256 * 1024
 """So much of a body may wait for its reader before the socket is left unread."""
@@ -44,7 +46,8 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[Awaitable[None] | None] | None = None
+        self._take: Take | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadline_s = 0.0
         self._timeout_s: float | None = None
@@ -79,17 +82,25 @@ class Connection(asyncio.Protocol):
             self._transport.write(head)
             self._transport.write(body)
 
-    async def wait(self) -> None:
-        """Return after the next read of the socket, or when the exchange failed."""
+    async def wait(self, take: Take | None = None) -> Awaitable[None] | None:
+        """Return after the next read of the socket, or when the exchange failed.
+
+        With ``take`` it gets what the reads bring of the body, in the callback that reads. Then
+        this returns what it wants to be waited for, and when there is nothing more to read.
+
+        Raises:
+            Exception: What ``take`` raised.
+        """
         if self._timeout_s is not None:
             self._deadline_s = self._loop.time() + self._timeout_s
             if self._timer is None:  # one timer for many waits: it is moved on when it fires
                 self._timer = self._loop.call_at(self._deadline_s, self._check_deadline)
         self._waiter = self._loop.create_future()
+        self._take = take
         try:
-            await self._waiter
+            return await self._waiter
         finally:
-            self._waiter = None
+            self._waiter = self._take = None
 
     def take(self) -> bytes:
         """The body's bytes that have come since the last call; empty when there are none."""
@@ -153,6 +164,22 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _give(self, take: Take) -> bool:
+        """Give away what has come of the body, unless its reader has been woken up already."""
+        waiter = self._waiter
+        if not self._parts or waiter is None or waiter.done():
+            return False
+        try:
+            rest = take(self.take())
+        except Exception as exc:  # noqa: BLE001 - raised where the reader waits
+            waiter.set_exception(exc)
+            return True
+        if rest is not None:
+            waiter.set_result(rest)
+        elif self._timeout_s is not None:
+            self._deadline_s = self._loop.time() + self._timeout_s
+        return True
+
     # --- asyncio.Protocol ------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -162,7 +189,7 @@ class Connection(asyncio.Protocol):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and wake its reader once."""
+        """Parse what came, and give it to its reader or wake it once."""
         if not self.is_busy:  # nobody asked
             self.abort()
             return
@@ -179,6 +206,8 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > LONGEST_HEAD_BYTES:
                 self._fail(httpx.RemoteProtocolError("the reply's head is too long"))
+            return
+        if self._take is not None and self._give(self._take) and not self.complete:
             return
         if self._parts_bytes > HIGH_WATER_BYTES and not self._is_paused and not self.is_lost:
             assert self._transport is not None

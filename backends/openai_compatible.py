@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import httpx
 
-from backends.base import UpstreamReply, UpstreamRequest
+from backends.base import Take, UpstreamReply, UpstreamRequest
 from backends.errors import (
     BackendBrokeOff,
     BackendConnectTimeout,
@@ -14,6 +14,7 @@ from backends.errors import (
     BackendUnavailable,
     BackendURLRefused,
 )
+from backends.transport import Body
 
 
 class HTTPReply:
@@ -44,6 +45,24 @@ class HTTPReply:
         try:
             async for chunk in self._stream():
                 yield chunk
+        except httpx.TransportError as error:
+            raise _rename(error, self._backend) from error
+
+    async def pour(self, take: Take) -> None:
+        """Give the body to ``take``; see ``backends.base.pour``.
+
+        Raises:
+            BackendTimeout: Nothing arrived for too long.
+            BackendBrokeOff: The connection broke.
+        """
+        stream = self._stream()
+        try:
+            if isinstance(stream, Body):
+                await stream.pour(take)
+                return
+            async for piece in stream:
+                if (rest := take(piece)) is not None:
+                    await rest
         except httpx.TransportError as error:
             raise _rename(error, self._backend) from error
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from backends.base import UpstreamReply, UpstreamRequest
+from backends.base import Take, UpstreamReply, UpstreamRequest, pour
 from backends.errors import BackendBrokeOff, BackendError
 
 Explain = Callable[[BackendError], Awaitable[BackendError]]
@@ -75,6 +75,23 @@ class _CountedReply:
             async for chunk in self._reply.chunks():
                 traffic.heard += 1
                 yield chunk
+        except BackendBrokeOff as exc:
+            raise await self._explain(exc) from exc
+
+    async def pour(self, take: Take) -> None:
+        """Give the body to ``take``; see ``backends.base.pour``.
+
+        Raises:
+            BackendError: It broke off; the message says why, as far as that is known.
+        """
+        traffic = self._traffic
+
+        def count(piece: bytes) -> Awaitable[None] | None:
+            traffic.heard += 1
+            return take(piece)
+
+        try:
+            await pour(self._reply, count)
         except BackendBrokeOff as exc:
             raise await self._explain(exc) from exc
 

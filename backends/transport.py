@@ -12,6 +12,7 @@ from typing import Self
 import aiohappyeyeballs
 import httpx
 
+from backends.base import Take
 from backends.http1 import Connection
 
 _STALE_WITHIN_S = 1.0
@@ -105,7 +106,7 @@ class AsyncioTransport(httpx.AsyncBaseTransport):
         return httpx.Response(
             connection.status,
             headers=connection.headers,
-            stream=_Body(self, connection, origin),
+            stream=Body(self, connection, origin),
             request=request,
         )
 
@@ -173,12 +174,13 @@ class AsyncioTransport(httpx.AsyncBaseTransport):
         return connection
 
 
-class _Body(httpx.AsyncByteStream):
+class Body(httpx.AsyncByteStream):
     """A reply's body: one item for each read of the socket, or for several that waited."""
 
     def __init__(
         self, transport: AsyncioTransport, connection: Connection, origin: _Origin
     ) -> None:
+        """Read the body of the exchange that a connection carries."""
         self._transport = transport
         self._connection: Connection | None = connection
         self._origin = origin
@@ -199,7 +201,30 @@ class _Body(httpx.AsyncByteStream):
             connection = self._connection
         raise httpx.StreamClosed
 
+    async def pour(self, take: Take) -> None:
+        """Give the body to ``take``; see ``backends.base.pour``.
+
+        Raises:
+            httpx.TransportError: The upstream broke off or went silent for too long.
+            httpx.StreamClosed: The body was closed.
+        """
+        connection = self._connection
+        while connection is not None:
+            if data := connection.take():
+                rest = take(data)
+            elif connection.complete:
+                return
+            elif connection.error is not None:
+                raise connection.error
+            else:
+                rest = await connection.wait(take)
+            if rest is not None:
+                await rest
+            connection = self._connection
+        raise httpx.StreamClosed
+
     async def aclose(self) -> None:
+        """Release the connection; an unfinished exchange is abandoned."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._transport.release(connection, self._origin)

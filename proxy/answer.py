@@ -1,16 +1,17 @@
 """The caller's side of an exchange: status, headers and body over ASGI."""
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from proxy.capture.call import Call
+from proxy.eager import run_eagerly
 from proxy.headers import JSON_TYPE, Headers
 from proxy.record import Record
 from translators.errors import ErrorInfo, Loss
 from translators.wire import JSON, encode
 
-Send = Callable[[Any], Awaitable[None]]
+Send = Callable[[Any], Coroutine[Any, Any, None]]
 
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _LONGEST_HEADER = 4000
@@ -21,6 +22,7 @@ class Answer:
 
     Attributes:
         has_started: Whether status and headers are out.
+        is_whole: Whether it went out in one piece.
         cookie: A header to send besides.
     """
 
@@ -30,6 +32,7 @@ class Answer:
         self._record = record
         self._call = call
         self.has_started = False
+        self.is_whole = False
         self.cookie: tuple[bytes, bytes] | None = None
 
     async def start(self, status: int, headers: Headers) -> None:
@@ -50,6 +53,10 @@ class Answer:
         if self._call is not None:
             self._call.keep(self._call.reply, body)
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    def push(self, body: bytes) -> Awaitable[None] | None:
+        """Send a piece of the body; what to wait for before the next one, if for anything."""
+        return run_eagerly(self.write(body))
 
     async def end(self) -> None:
         """Say that the body is whole."""
@@ -72,6 +79,7 @@ class Answer:
         return self._send_whole(status, body, headers)
 
     async def _send_whole(self, status: int, body: bytes, headers: Headers) -> None:
+        self.is_whole = True
         await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
         self._record.first_byte()
         await self._send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,13 +1,14 @@
 """One request's way to an upstream and back: relayed, or translated."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from backends.base import UpstreamReply, UpstreamRequest
 from proxy import headers as pass_headers
 from proxy.answer import Answer, loss_header
+from proxy.eager import run_eagerly
 from proxy.headers import Headers
 from proxy.heartbeat import Heartbeat
 from proxy.hints import with_hint
@@ -203,16 +204,22 @@ class Exchange:
                 await answer.start(200, headers)
             await answer.write(translator.heartbeat())
 
-        with Heartbeat(self._services.heartbeat_s, beat) as heartbeat:
-            async for out in translate_stream(reply, translation, translator):
-                heartbeat.touch()
-                if not answer.has_started:
-                    if translator.failure is not None:
-                        # Nothing is out yet, so the caller can be told by a status.
-                        await self.refuse(translator.failure)
-                        return
-                    await answer.start(200, headers)
+        async def begin(out: bytes) -> None:
+            if translator.failure is not None:
+                # Nothing is out yet, so the caller can be told by a status.
+                await self.refuse(translator.failure)
+            else:
+                await answer.start(200, headers)
                 await answer.write(out)
+
+        def take(out: bytes) -> Awaitable[None] | None:
+            heartbeat.touch()
+            return answer.push(out) if answer.has_started else run_eagerly(begin(out))
+
+        with Heartbeat(self._services.heartbeat_s, beat) as heartbeat:
+            await translate_stream(reply, translation, translator, take)
+        if answer.is_whole:
+            return
         self._record.usage = translator.usage
         if translator.failure is not None:
             self._record.fail(translator.failure)

@@ -1,9 +1,9 @@
 """Endpoints whose requests and replies pass unread, apart from the model's name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backends.base import Backend, UpstreamReply, UpstreamRequest
+from backends.base import Backend, UpstreamReply, UpstreamRequest, pour
 from backends.errors import BackendBrokeOff, BackendError
 from proxy import headers as pass_headers
 from proxy.answer import Answer
@@ -43,6 +43,11 @@ async def pass_back(
         UpstreamProtocolError: The same, of a reply that was changed on its way.
     """
     tap = UsageTap()
+
+    def take(piece: bytes) -> Awaitable[None] | None:
+        tap.feed(piece)
+        return answer.push(piece)
+
     try:
         if reply.status >= 400:
             record.fail(read_error(reply.status, b"", {}))
@@ -56,9 +61,10 @@ async def pass_back(
         headers = pass_headers.relayed(reply.headers, is_decoded=bool(restores))
         await answer.start(reply.status, headers)
         try:
-            async for chunk in restore(reply, restores) if restores else reply.chunks():
-                tap.feed(chunk)
-                await answer.write(chunk)
+            if restores:
+                await restore(reply, restores, take)
+            else:
+                await pour(reply, take)
             if caller and stops_short(caller, reply, tap.tail()):
                 raise BackendBrokeOff(_STOPPED_SHORT, backend=record.upstream or "")
         except (BackendError, UpstreamProtocolError) as error:

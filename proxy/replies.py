@@ -1,10 +1,10 @@
 """Upstream replies, read: whole ones, errors and streams, with all that servers do unasked."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 
-from backends.base import UpstreamReply
+from backends.base import Take, UpstreamReply, pour
 from backends.errors import BackendError
 from proxy.bodies import BodyError, collect, decompress, decompress_stream
 from proxy.errors import info_of
@@ -47,29 +47,42 @@ async def read_response(reply: UpstreamReply, translation: Translation) -> Respo
 
 
 async def translate_stream(
-    reply: UpstreamReply, translation: Translation, translator: StreamTranslator
-) -> AsyncIterator[bytes]:
-    """The caller's stream, one piece for each read of the upstream that brought something.
+    reply: UpstreamReply, translation: Translation, translator: StreamTranslator, take: Take
+) -> None:
+    """Give the caller's stream to ``take``, a piece for each read of the upstream that made one.
 
     An upstream that answers whole although a stream was asked for is unfolded. Failures become
     the stream's own.
     """
+    out = b""
     try:
-        if not is_sse(reply):
-            yield translator.replay(unfold(await read_response(reply, translation)))
-            return
-        pieces = pieces_of(reply)
-        async for piece in pieces:
-            if out := translator.feed(piece):
-                yield out
-            if translator.is_over:
-                await _drain(pieces)
-                return
-        if out := translator.finish():
-            yield out
+        if is_sse(reply):
+            await _pour(reply, translator, take)
+            out = b"" if translator.is_over else translator.finish()
+        else:
+            out = translator.replay(unfold(await read_response(reply, translation)))
     except (BackendError, TranslationError) as error:
-        if out := translator.fail(info_of(error)):
-            yield out
+        out = b"" if translator.is_over else translator.fail(info_of(error))
+    if out and (rest := take(out)) is not None:
+        await rest
+
+
+async def _pour(reply: UpstreamReply, translator: StreamTranslator, take: Take) -> None:
+    """Translate until the upstream ends, which often comes after the last frame.
+
+    Then the connection can be kept; but that is not worth a long wait.
+    """
+    loop = asyncio.get_running_loop()
+
+    def feed(piece: bytes) -> Awaitable[None] | None:
+        out = b"" if translator.is_over else translator.feed(piece)
+        if translator.is_over and limit.when() is None:
+            limit.reschedule(loop.time() + _DRAIN_LIMIT_S)
+        return take(out) if out else None
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None) as limit:
+            await pour_plain(reply, feed)
 
 
 def is_sse(reply: UpstreamReply) -> bool:
@@ -101,20 +114,27 @@ def pieces_of(reply: UpstreamReply) -> AsyncIterator[bytes]:
     return _decompressed(reply.chunks(), encoding) if encoding else reply.chunks()
 
 
+async def pour_plain(reply: UpstreamReply, take: Take) -> None:
+    """Give a stream's pieces without content encodings to ``take``.
+
+    Raises:
+        BackendError: The upstream broke off.
+        UpstreamProtocolError: An encoding is unknown, or the stream is damaged.
+    """
+    if not reply.headers.get("content-encoding"):
+        await pour(reply, take)
+        return
+    async for piece in pieces_of(reply):
+        if (rest := take(piece)) is not None:
+            await rest
+
+
 async def _decompressed(chunks: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
     try:
         async for chunk in decompress_stream(chunks, encoding):
             yield chunk
     except BodyError as error:
         raise _unreadable(error) from error
-
-
-async def _drain(pieces: AsyncIterator[bytes]) -> None:
-    """Read on to the end, which often comes after the last frame: the connection can be kept."""
-    with suppress(TimeoutError, BackendError, UpstreamProtocolError):
-        async with asyncio.timeout(_DRAIN_LIMIT_S):
-            async for _ in pieces:
-                pass
 
 
 def _unreadable(error: BodyError) -> UpstreamProtocolError:

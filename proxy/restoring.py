@@ -5,12 +5,12 @@ of a stream that are not JSON.
 """
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Awaitable, Mapping
 
 import msgspec
 
-from backends.base import UpstreamReply
-from proxy.replies import is_sse, pieces_of
+from backends.base import Take, UpstreamReply
+from proxy.replies import is_sse, pour_plain
 from translators.wire import JSON, encode
 
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -120,8 +120,8 @@ def has_whole_document(reply: UpstreamReply) -> bool:
     return reply.status != 204 and not content_type.startswith((_SSE, *_NO_JSON))
 
 
-async def restore(reply: UpstreamReply, members: Mapping[str, JSON]) -> AsyncIterator[bytes]:
-    """The body of a reply without a whole document, and without content encodings.
+async def restore(reply: UpstreamReply, members: Mapping[str, JSON], take: Take) -> None:
+    """Give the body of a reply without a whole document to ``take``, without content encodings.
 
     In a stream of events these members are replaced.
 
@@ -129,13 +129,15 @@ async def restore(reply: UpstreamReply, members: Mapping[str, JSON]) -> AsyncIte
         BackendError: The upstream broke off.
         UpstreamProtocolError: A content encoding is unknown, or the body is damaged.
     """
-    restorer = Restorer(members)
     if not is_sse(reply):
-        async for piece in pieces_of(reply):
-            yield piece
+        await pour_plain(reply, take)
         return
-    async for piece in pieces_of(reply):
-        if out := restorer.feed(piece):
-            yield out
-    if out := restorer.finish():
-        yield out
+    restorer = Restorer(members)
+
+    def feed(piece: bytes) -> Awaitable[None] | None:
+        out = restorer.feed(piece)
+        return take(out) if out else None
+
+    await pour_plain(reply, feed)
+    if (out := restorer.finish()) and (rest := take(out)) is not None:
+        await rest

@@ -8,6 +8,7 @@ from translators.errors import TranslationError
 from translators.wire import decode
 
 _TAIL_BYTES = 16 * 1024
+_TRIM_AT_BYTES = 4 * _TAIL_BYTES  # not at each piece
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})')
 
 
@@ -16,19 +17,24 @@ class UsageTap:
 
     def __init__(self) -> None:
         """Make a tap for one reply."""
-        self._tail: deque[bytes] = deque()
+        self._pieces: deque[bytes] = deque()
         self._size = 0
 
     def feed(self, chunk: bytes) -> None:
         """See a piece of the reply go by."""
-        self._tail.append(chunk)
+        self._pieces.append(chunk)
         self._size += len(chunk)
-        while self._size - len(self._tail[0]) > _TAIL_BYTES:
-            self._size -= len(self._tail.popleft())
+        if self._size > _TRIM_AT_BYTES:
+            self._trim()
 
     def tail(self) -> bytes:
         """The last bytes of what has been seen."""
-        return b"".join(self._tail)
+        self._trim()
+        return b"".join(self._pieces)
+
+    def _trim(self) -> None:
+        while self._pieces and self._size - len(self._pieces[0]) > _TAIL_BYTES:
+            self._size -= len(self._pieces.popleft())
 
     def usage(self) -> Usage | None:
         """The last token counts in the reply, ``None`` if there are none to be found."""

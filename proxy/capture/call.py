@@ -1,12 +1,12 @@
 """One request of a rollout and its reply, kept as they go by."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 
 import msgspec
 from msgspec import UNSET
 
-from backends.base import UpstreamReply, UpstreamRequest
+from backends.base import Take, UpstreamReply, UpstreamRequest, pour
 from proxy.capture.budget import Budget
 from proxy.headers import Headers
 from proxy.record import Record
@@ -140,6 +140,15 @@ class Upstream:
         async for chunk in self._reply.chunks():
             self._call.keep(self.reply, chunk)
             yield chunk
+
+    async def pour(self, take: Take) -> None:
+        """Give the body to ``take``; see ``backends.base.pour``."""
+
+        def keep(piece: bytes) -> Awaitable[None] | None:
+            self._call.keep(self.reply, piece)
+            return take(piece)
+
+        await pour(self._reply, keep)
 
     async def aclose(self) -> None:
         """Release the connection."""

@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from backends.transport import AsyncioTransport
+from backends.transport import AsyncioTransport, Body
 from tests.backends.processes import until
 
 pytestmark = pytest.mark.server
@@ -323,6 +323,146 @@ async def test_closing_twice_and_after_the_end_does_no_harm() -> None:
             await stream.aclose()
             await stream.aclose()
         assert server.connections == 1
+
+
+# --- pouring -------------------------------------------------------------------------------
+
+
+async def opened(transport: AsyncioTransport, url: str) -> Body:
+    _, stream = await send(transport, url)
+    assert isinstance(stream, Body)
+    return stream
+
+
+async def test_pieces_are_poured_where_they_are_read() -> None:
+    """No task runs for a piece that comes while the reader waits."""
+    taken: list[tuple[bytes, asyncio.Task[object] | None]] = []
+
+    def take(piece: bytes) -> None:
+        taken.append((piece, asyncio.current_task()))
+
+    async def script(connection: Connection) -> None:
+        await connection.write(HEAD)
+        await connection.write(chunk(b"a"))
+        await until(lambda: len(taken) == 1)
+        await connection.write(chunk(b"b"))
+        await until(lambda: len(taken) == 2)
+        await connection.write(b"0\r\n\r\n")
+
+    async with serving(script) as (server, transport):
+        body = await opened(transport, server.url)
+        await body.pour(take)
+        await body.aclose()
+    assert [piece for piece, _ in taken] == [b"a", b"b"]
+    assert taken[1] == (b"b", None)
+
+
+async def test_pieces_wait_for_what_the_one_before_waits_for() -> None:
+    go = asyncio.Event()
+    taken: list[bytes] = []
+
+    def take(piece: bytes) -> Awaitable[object]:
+        taken.append(piece)
+        return go.wait()
+
+    async def script(connection: Connection) -> None:
+        await connection.write(HEAD)
+        for text in (b"a", b"b", b"c"):
+            await connection.write(chunk(text))
+        await until(lambda: bool(taken))
+        await connection.write(chunk(b"d") + b"0\r\n\r\n")
+
+    async with serving(script) as (server, transport):
+        body = await opened(transport, server.url)
+        pouring = asyncio.create_task(body.pour(take))  # type: ignore[arg-type]
+        await until(lambda: bool(taken))
+        assert len(taken) == 1
+        go.set()
+        await pouring
+        assert b"".join(taken) == b"abcd"
+
+
+@PHASES
+async def test_cancelled_pouring_closes_the_connection(begin: bytes) -> None:
+    async def pour(transport: AsyncioTransport, url: str) -> None:
+        body = await opened(transport, url)
+        try:
+            await body.pour(lambda piece: None)
+        finally:
+            await body.aclose()
+
+    async with serving(begin_and_hang(begin)) as (server, transport):
+        task = asyncio.create_task(pour(transport, server.url))
+        await server.received()
+        for _ in range(20):  # lets what was sent arrive
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(AT_ONCE_S):
+            await server.ended.wait()
+
+
+@pytest.mark.parametrize("at", [b"a", b"b"])
+async def test_faults_of_the_taker_are_raised_where_it_was_asked(at: bytes) -> None:
+    """They say nothing about the connection."""
+    begun = asyncio.Event()
+
+    def take(piece: bytes) -> None:
+        begun.set()
+        if piece == at:
+            raise ZeroDivisionError
+
+    async def script(connection: Connection) -> None:
+        await connection.write(HEAD + chunk(b"a"))
+        await begun.wait()
+        await connection.write(chunk(b"b"))
+        await connection.hang()
+
+    async with serving(script) as (server, transport):
+        body = await opened(transport, server.url)
+        with pytest.raises(ZeroDivisionError):
+            await body.pour(take)
+        await body.aclose()
+
+
+async def test_broken_reply_is_an_error_of_pouring() -> None:
+    taken: list[bytes] = []
+    async with serving(answer(HEAD + chunk(b"abc"), close=True)) as (server, transport):
+        body = await opened(transport, server.url)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await body.pour(taken.append)
+        assert taken == [b"abc"]
+
+
+async def test_silence_is_a_timeout_of_pouring() -> None:
+    """The limit counts from the last piece."""
+    taken: list[bytes] = []
+
+    async def script(connection: Connection) -> None:
+        await connection.write(HEAD)
+        for _ in range(5):
+            await asyncio.sleep(0.1)
+            await connection.write(chunk(b"a"))
+        await connection.hang()
+
+    async with serving(script, read_timeout_s=0.4) as (server, transport):
+        body = await opened(transport, server.url)
+        with pytest.raises(httpx.ReadTimeout):
+            await body.pour(taken.append)
+        assert taken == [b"a"] * 5
+
+
+async def test_closing_a_reply_ends_whoever_pours_it() -> None:
+    async with serving(begin_and_hang(HEAD)) as (server, transport):
+        body = await opened(transport, server.url)
+        pouring = asyncio.create_task(body.pour(lambda piece: None))
+        await asyncio.sleep(0)
+        await body.aclose()
+        for _ in range(2):
+            with pytest.raises(httpx.StreamClosed):
+                await pouring
+            pouring = asyncio.create_task(body.pour(lambda piece: None))
 
 
 # --- faults --------------------------------------------------------------------------------
