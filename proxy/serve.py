@@ -17,6 +17,7 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from proxy.app import create_app
 from proxy.capture.rollout import ASGIApp
+from proxy.protocol import CallerProtocol
 from proxy.settings import Settings
 from proxy.tables import SettingsError
 from proxy.upstreams import build_upstreams
@@ -157,7 +158,7 @@ def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         interface="asgi3",
-        http="httptools",
+        http=CallerProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
