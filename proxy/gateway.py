@@ -16,6 +16,7 @@ from proxy.errors import info_of
 from proxy.exchange import Exchange, Services
 from proxy.headers import value_of
 from proxy.ids import random_hex
+from proxy.leaving import Leaving
 from proxy.record import Record
 from proxy.relay import Relay
 from proxy.surface import Endpoint
@@ -99,13 +100,11 @@ class Gateway:
         """
         task = asyncio.current_task()
         assert task is not None
-        watcher: asyncio.Task[None] | None = None
+        watcher: Leaving | None = None
         is_gone = False
 
-        async def watch() -> None:
+        def leave() -> None:
             nonlocal is_gone
-            while (await receive())["type"] != "http.disconnect":
-                pass
             is_gone = True
             task.cancel()
 
@@ -119,7 +118,7 @@ class Gateway:
                     if call is not None:
                         call.keep_request(pieces, encoding)
                 del pieces
-                watcher = asyncio.create_task(watch())
+                watcher = Leaving(receive, leave)
                 body = decompress(body, encoding, self._max_body_bytes)
                 running = run(body)
                 del body  # of megabytes, perhaps: it is free as soon as it is read
@@ -140,7 +139,7 @@ class Gateway:
             await refuse(ErrorInfo(what, code="internal_error"))
         finally:
             if watcher is not None:
-                watcher.cancel()
+                watcher.close()
             record.write(_log)
 
 
