@@ -17,7 +17,10 @@ class StreamReader(Protocol):
     """Reads an upstream's frames into events."""
 
     def read_run(self, frames: Sequence[Frame]) -> DeltaRun | None:
-        """The deltas that these frames consist of, ``None`` if they have to be read one by one."""
+        """The deltas of which the first of these frames consist, one text for each frame.
+
+        ``None`` if the very first frame has to be fed.
+        """
         return None
 
     def feed(self, frame: Frame) -> list[Event]:

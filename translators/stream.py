@@ -1,13 +1,13 @@
 """A stream's translation: the upstream's bytes in, the caller's bytes out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from translators.canonical import Usage
 from translators.codec import StreamReader, StreamWriter
 from translators.envelope import info_of
 from translators.errors import ErrorInfo, TranslationError, UpstreamProtocolError
-from translators.events import Event, ResponseEnd, ResponseFailed, UsageUpdate
+from translators.events import DeltaRun, Event, ResponseEnd, ResponseFailed, UsageUpdate
 from translators.sse import Frame, SSEDecoder
 
 _OF_THE_WHOLE = frozenset({UsageUpdate, ResponseEnd, ResponseFailed})
@@ -37,9 +37,9 @@ class StreamTranslator:
         except TranslationError as error:
             return self.fail(info_of(error))
         run = self._reader.read_run(frames)
-        if run is not None and not self.is_over:
+        if run is not None and len(run.texts) == len(frames) and not self.is_over:
             return self._writer.write_run(run)
-        return self._read(frames)
+        return self._read(frames, run)
 
     def finish(self) -> bytes:
         """The frames that remain when the upstream's stream has ended.
@@ -69,15 +69,21 @@ class StreamTranslator:
         """A frame that means nothing but that the stream is alive; none after the end."""
         return b"" if self.is_over else self._writer.heartbeat()
 
-    def _read(self, frames: Iterable[Frame]) -> bytes:
+    def _read(self, frames: Sequence[Frame], run: DeltaRun | None) -> bytes:
+        """The frames that others make possible, of which the first may be a run."""
         out = []
-        for frame in frames:
-            if self.is_over:
+        while not self.is_over:
+            if run is not None:
+                out.append(self._writer.write_run(run))
+                frames = frames[len(run.texts) :]
+            if not frames:
                 break
             try:
-                out.append(self._write(self._reader.feed(frame)))
+                out.append(self._write(self._reader.feed(frames[0])))
             except TranslationError as error:
                 out.append(self.fail(info_of(error)))
+            frames = frames[1:]
+            run = self._reader.read_run(frames)
         return b"".join(out)
 
     def _write(self, events: Iterable[Event]) -> bytes:

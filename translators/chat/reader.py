@@ -107,7 +107,7 @@ class ChatReader(StreamReader):
         self._token_ids: dict[str, JSON] = {}
 
     def read_run(self, frames: Sequence[Frame]) -> DeltaRun | None:
-        """The deltas of frames that bring more of what the last event brought."""
+        """The deltas of the first frames that bring more of what the last event brought."""
         run = self._run
         if run is None:
             return None
@@ -117,10 +117,11 @@ class ChatReader(StreamReader):
                 delta = run.decode(frame.data).choices[0].delta
                 text = delta.text
                 if not text or delta.call != run.call or frame.event is not None:
-                    return None
+                    break
                 texts.append(text)
         except UNREADABLE:
             self._attempts -= 1
+        if not texts:
             return None
         self._attempts = _ATTEMPTS
         if run.call is not None:

@@ -116,7 +116,7 @@ class ResponsesReader(StreamReader):
         self._attempts = _ATTEMPTS
 
     def read_run(self, frames: Sequence[Frame]) -> DeltaRun | None:
-        """The deltas of frames that bring more of what the last one brought."""
+        """The deltas of the first frames that bring more of what the last one brought."""
         if self._run is None:
             return None
         name, place = self._run
@@ -126,10 +126,11 @@ class ResponsesReader(StreamReader):
                 body = _decode_plain(frame.data)
                 text = body.delta
                 if not text or body.type != name or body.output_index != place:
-                    return None
+                    break
                 texts.append(text)
         except UNREADABLE:
             self._attempts -= 1
+        if not texts:
             return None
         self._attempts = _ATTEMPTS
         item = self._items[place]
