@@ -39,7 +39,7 @@ class Answer:
         """Send status and headers; the reply carries the request's id."""
         self.has_started = True
         self._record.status = status
-        if not any(name == b"x-request-id" for name, _ in headers):
+        if b"x-request-id" not in [name for name, _ in headers]:
             headers = [*headers, (b"x-request-id", self._record.request_id.encode("latin-1"))]
         if self.cookie is not None:
             headers = [*headers, self.cookie]

@@ -22,7 +22,7 @@ from proxy.capture.rollout import ASGIApp, without_prefix
 from proxy.errors import info_of
 from proxy.exchange import Services
 from proxy.gateway import Gateway
-from proxy.headers import to_upstream
+from proxy.headers import to_upstream, value_of
 from proxy.routing import Router, Upstream, UpstreamRefused
 from proxy.settings import Settings, secret_of
 from proxy.shortcut import shortcut
@@ -233,7 +233,9 @@ def _replicas(router: Router) -> dict[str, JSON]:
 
 
 async def _entries(router: Router, request: Request[Any, Any, Any]) -> list[JSON]:
-    return await router.models(to_upstream(request.scope["headers"], is_stream=False))
+    headers = request.scope["headers"]
+    request_id = value_of(headers, b"x-request-id")
+    return await router.models(to_upstream(headers, is_stream=False, request_id=request_id))
 
 
 def _failed(error: BackendError | UpstreamRefused | TranslationError) -> Response[JSON]:

@@ -262,7 +262,9 @@ class Exchange:
         return reply if self._record.watch is None else self._record.watch(request, reply)
 
     def _headers_to(self, route: Route, *, is_stream: bool) -> list[tuple[str, str]]:
-        headers = pass_headers.to_upstream(self._headers, is_stream=is_stream, extra=route.headers)
-        if not any(name == "x-request-id" for name, _ in headers):
-            headers.append(("x-request-id", self._record.request_id))
-        return headers
+        return pass_headers.to_upstream(
+            self._headers,
+            is_stream=is_stream,
+            request_id=self._record.request_id,
+            extra=route.headers,
+        )

@@ -13,7 +13,6 @@ Headers = list[tuple[bytes, bytes]]
 _TO_UPSTREAM = frozenset(
     {
         b"authorization",
-        b"x-request-id",
         b"x-client-request-id",
         b"traceparent",
         b"tracestate",
@@ -30,6 +29,7 @@ _TO_UPSTREAM = frozenset(
         b"idempotency-key",
     }
 )
+_TO_UPSTREAM_RELAYED = _TO_UPSTREAM | {b"accept"}
 _TO_CALLER = frozenset(
     {
         "retry-after",
@@ -61,22 +61,20 @@ def to_upstream(
     headers: Iterable[tuple[bytes, bytes]],
     *,
     is_stream: bool,
+    request_id: str,
     extra: Mapping[str, str] | None = None,
 ) -> list[tuple[str, str]]:
-    """Headers of a request to an upstream: of those that the caller sent, and extra ones.
+    """Headers of a request to an upstream, of those that the caller sent.
 
-    Extra ones, with lower-case names, replace the caller's.
+    Args:
+        headers: The caller's.
+        is_stream: Whether a stream is wanted.
+        request_id: The caller's, or one of ours; "" for none.
+        extra: More headers, with lower-case names; they replace the others.
     """
-    passed = [
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in headers
-        if name in _TO_UPSTREAM
-    ]
-    if extra:
-        passed = [*((k, v) for k, v in passed if k not in extra), *extra.items()]
     accept = "text/event-stream" if is_stream else "application/json"
     return [
-        *passed,
+        *_passed(headers, _TO_UPSTREAM, request_id, extra),
         ("content-type", "application/json"),
         ("accept", accept),
         ("accept-encoding", "identity"),
@@ -94,21 +92,32 @@ def to_relayed(
     Args:
         headers: The caller's.
         content_type: That of the body, "" if there is none.
-        request_id: What to send if the caller sent none.
-        extra: More headers, with lower-case names; they replace the caller's.
+        request_id: The caller's, or one of ours.
+        extra: More headers, with lower-case names; they replace the others.
     """
-    passed = [
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in headers
-        if name in _TO_UPSTREAM or name == b"accept"
-    ]
-    if extra:
-        passed = [*((k, v) for k, v in passed if k not in extra), *extra.items()]
-    if not any(name == "x-request-id" for name, _ in passed):
-        passed.append(("x-request-id", request_id))
+    passed = _passed(headers, _TO_UPSTREAM_RELAYED, request_id, extra)
     if content_type:
         passed.append(("content-type", content_type))
     return [*passed, ("accept-encoding", "identity")]
+
+
+def _passed(
+    headers: Iterable[tuple[bytes, bytes]],
+    names: frozenset[bytes],
+    request_id: str,
+    extra: Mapping[str, str] | None,
+) -> list[tuple[str, str]]:
+    """The caller's headers of these names, the request's id, and extra ones in their place."""
+    passed = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if name in names
+    ]
+    if request_id:
+        passed.append(("x-request-id", request_id))
+    if extra:
+        passed = [*((k, v) for k, v in passed if k not in extra), *extra.items()]
+    return passed
 
 
 def query(query_string: bytes) -> str:
