@@ -7,6 +7,7 @@ from contextlib import suppress
 from backends.base import Take, UpstreamReply, pour
 from backends.errors import BackendError
 from proxy.bodies import BodyError, collect, decompress, decompress_stream
+from proxy.eager import run_eagerly
 from proxy.errors import info_of
 from translators.canonical import Response
 from translators.errors import TranslationError, UpstreamProtocolError
@@ -74,11 +75,16 @@ async def _pour(reply: UpstreamReply, translator: StreamTranslator, take: Take) 
     """
     loop = asyncio.get_running_loop()
 
+    async def hurry(rest: Awaitable[None] | None) -> None:
+        if rest is not None:  # the caller has all the time it needs
+            await rest
+        limit.reschedule(loop.time() + _DRAIN_LIMIT_S)
+
     def feed(piece: bytes) -> Awaitable[None] | None:
         out = b"" if translator.is_over else translator.feed(piece)
-        if translator.is_over and limit.when() is None:
-            limit.reschedule(loop.time() + _DRAIN_LIMIT_S)
-        return take(out) if out else None
+        rest = take(out) if out else None
+        is_last = translator.is_over and limit.when() is None
+        return run_eagerly(hurry(rest)) if is_last else rest
 
     with suppress(TimeoutError):
         async with asyncio.timeout(None) as limit:
