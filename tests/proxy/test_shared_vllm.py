@@ -172,13 +172,14 @@ async def test_even_before_the_end_is_noticed(family: Family, installed: dict[st
 
 async def test_who_waits_and_goes_is_forgotten(family: Family, installed: dict[str, str]) -> None:
     rules = quick(backoff_s=30, wait_s=30)
-    async with sharing(family, installed, supervision=rules) as (owned, one, other, _):
+    async with sharing(family, installed, supervision=rules) as (owned, one, other, attendants):
         await until(has(State.READY, one, other))
         os.kill((await post(one))["pid"], signal.SIGKILL)
         await until(has(State.EXITED, one, other))
         waiting = [asyncio.create_task(post(vllm)) for vllm in (one, other)]
-        await asyncio.sleep(0.05)
+        await until(lambda: all(attendant._ends for attendant in attendants))
         waiting[0].cancel()
+        await until(lambda: not attendants[0]._ends)
         await owned.aclose()
         with pytest.raises(BackendExited):
             await waiting[1]
