@@ -118,6 +118,29 @@ async def test_failed_start(family: Family, installed: dict[str, str]) -> None:
             assert caught.value.retry_after_s is None
 
 
+async def test_fault_of_the_owner_is_told(
+    family: Family,
+    installed: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody waits for an answer that never comes."""
+
+    async def stumble() -> None:
+        raise ZeroDivisionError
+
+    async with sharing(family, installed) as (owned, one, _, attendants):
+        monkeypatch.setattr(owned, "probe", stumble)
+        async with asyncio.timeout(5):
+            with pytest.raises(
+                BackendError, match="unexpected error happened in the proxy"
+            ) as caught:
+                await one.probe()
+        assert caught.value.status == 502
+        assert not attendants[0]._ends
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_request_in_flight_gets_the_reason(family: Family, installed: dict[str, str]) -> None:
     rules = quick(backoff_s=30)
     async with sharing(family, installed, supervision=rules) as (_, one, other, _a):
