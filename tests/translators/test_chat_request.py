@@ -49,6 +49,20 @@ def test_names_and_vendor_members_of_messages_are_kept(role: str) -> None:
     assert request(body).items == [message]
 
 
+@pytest.mark.parametrize("content", [None, "", "said"])
+def test_token_ids_of_a_turn_go_back_whatever_it_consists_of(content: str | None) -> None:
+    ids = {"prompt_token_ids": [1], "generation_token_ids": [2], "generation_log_probs": [-0.5]}
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = {"role": "assistant", "content": content, "tool_calls": [call], **ids, "mood": "calm"}
+    ctx = context()
+    ctx.token_ids = True
+    asked = read_request({"model": "m", "messages": [said]}, ctx)
+    (sent,) = write_request(asked, ctx)["messages"]
+    assert {name: sent[name] for name in ids} == ids
+    lost = [loss.param for loss in ctx.losses]
+    assert (sent.get("mood"), lost) == (("calm", []) if content else (None, ["messages[0].mood"]))
+
+
 def test_an_assistant_message_becomes_several_items() -> None:
     """Reasoning comes first, then what is said, then the calls."""
     body = {
