@@ -239,6 +239,11 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         body["stream"] = True
         if ctx.profile.stream_usage:
             body["stream_options"] = {"include_usage": True}
+    if not request.echo:  # else the reply repeats these, and nothing is stored
+        if request.metadata is not None:
+            body["metadata"] = request.metadata
+        if request.store is not None:
+            body["store"] = request.store
     for name in ctx.profile.refuses:
         if body.pop(name, None) is not None:
             ctx.lose(name, "the upstream refuses this member")
