@@ -14,7 +14,6 @@ import secrets
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 
 import msgspec
@@ -25,7 +24,7 @@ from proxy.parts import OwnParts
 from proxy.settings import Settings
 from proxy.upstreams import build_upstreams
 from proxy.workers.commons import Commons
-from proxy.workers.tally import OWNER, Tallies
+from proxy.workers.tally import OWNER, Tallies, open_memory
 
 _SECRET_ENV = "DRAGOMAN_SHARED_REASONING_KEY"
 _FIRST_PAUSE_S = 0.5
@@ -44,7 +43,7 @@ class Workers:
             SettingsError: A setting turns out to be wrong, which the workers need not find out.
         """
         self._settings = _with_secret(settings)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - workers come and go with it
+        self._file = open_memory()
         tallies = Tallies(self._file.fileno(), 1 + settings.server.workers, OWNER)
         self._parts = OwnParts(tallies.count)
         create_app(settings, build_upstreams(settings, self._parts))
