@@ -84,7 +84,11 @@ class Workers:
         pause_s = _FIRST_PAUSE_S
         while not self._ending.is_set():
             started_s = loop.time()
-            status = await self._run_once(number, listener.fileno())
+            status: int | str
+            try:
+                status = await self._run_once(number, listener.fileno())
+            except OSError as error:  # no process or no file to be had; perhaps later
+                status = str(error)
             if self._ending.is_set():
                 return
             if loop.time() - started_s > _LIVED_WELL_S:
@@ -99,16 +103,21 @@ class Workers:
         """Start a worker on a listening socket and wait for its end; its exit status.
 
         Its standard input is the channel to it, which closes when either of us dies.
+
+        Raises:
+            OSError: It cannot be started.
         """
         fds = listener, self._file.fileno()
         ours, theirs = socket.socketpair()
-        with theirs:
+        with contextlib.ExitStack() as unused, theirs:
+            unused.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "proxy.workers.worker", *map(str, (number, *fds))),
                 stdin=theirs.fileno(),
                 pass_fds=fds,
                 start_new_session=True,  # a terminal's Ctrl-C is for the owner alone
             )
+            unused.pop_all()
         self._processes[number] = process
         attendant = await self._commons.attend(number, ours, self._settings)
         if self._ending.is_set():
