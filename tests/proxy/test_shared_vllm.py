@@ -88,16 +88,22 @@ def has(state: State, *vllms: SharedVllm) -> Callable[[], bool]:
     return lambda: all(vllm.state is state for vllm in vllms)
 
 
-async def test_from_start_to_stop(family: Family, installed: dict[str, str]) -> None:
-    async with sharing(family, installed) as (owned, one, other, _):
-        with pytest.raises(BackendUnavailable) as early:
+async def test_from_start_to_stop(
+    family: Family, installed: dict[str, str], tmp_path: Path
+) -> None:
+    obstacle = tmp_path / "obstacle"
+    obstacle.touch()
+    env = {**installed, "FAKE_SICK_IF": str(obstacle)}
+    async with sharing(family, env) as (owned, one, other, _):
+        starting = r"^local: vLLM is still starting \((importing|serving), \d+ s so far\)"
+        with pytest.raises(BackendUnavailable, match=starting) as early:
             await one.send(UpstreamRequest("GET", "/models"))
         assert early.value.retry_after_s == 5
-        assert "local: vLLM is still starting (importing, 0 s so far)" in str(early.value)
-        with pytest.raises(BackendUnavailable, match="still starting"):
+        with pytest.raises(BackendUnavailable, match=starting):
             await other.probe()
         assert (one.served_model, one.version) == (None, None)
 
+        obstacle.unlink()
         await until(has(State.READY, one, other))
         await until(lambda: one.version == other.version == "0.0.0")
         assert one.served_model == "org/model"

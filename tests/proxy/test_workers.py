@@ -46,6 +46,10 @@ def pids_of_workers(server: Server) -> dict[int, int]:
     return found
 
 
+def open_files() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
 def lives(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
@@ -106,7 +110,7 @@ async def test_worker_that_cannot_be_started_is_tried_again(
     files: list[int] = []
 
     async def refuse(*_: object, stdin: int, **__: object) -> None:
-        files.append(len(list(Path("/proc/self/fd").iterdir())))
+        files.append(open_files())
         if len(files) == 3:
             workers._end([])
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
