@@ -14,7 +14,7 @@ from backends.base import Backend, UpstreamRequest
 from backends.errors import BackendError
 from backends.openai_compatible import OpenAICompatibleBackend
 from backends.transport import AsyncioTransport
-from proxy import corpus
+from proxy import corpus, goldens, outcomes
 from proxy.corpus import Case, CaseFailed, Facts
 from proxy.redaction import Redaction
 from translators.errors import UpstreamProtocolError
@@ -94,7 +94,7 @@ def check(root: Path, only: str = "") -> int:
             continue
         count += 1
         try:
-            corpus.check(corpus.load_case(folder))
+            goldens.check(corpus.load_case(folder))
         except CaseFailed as error:
             failed += 1
             _say(str(error))
@@ -252,7 +252,7 @@ def _align(case: Case, body: bytes, files: Mapping[str, bytes]) -> bytes:
         )
     except UpstreamProtocolError:
         return files[corpus.STREAM]
-    streamed = fold(corpus.events_of(files[corpus.STREAM], translation))
+    streamed = fold(outcomes.events_of(files[corpus.STREAM], translation))
     names: dict[bytes, bytes] = {}
     for one, other in zip(streamed.output, told.output, strict=False):
         if type(one) is type(other):
@@ -291,14 +291,14 @@ def _make_goldens(folder: Path, facts: Facts) -> int:
     (folder / corpus.SENT).touch()  # an empty golden asks for what was sent
     (folder / corpus.FACTS).write_text(_toml(facts), "utf-8")
     case = corpus.load_case(folder)
-    outcome = corpus.translate(case)
-    corpus.update(case, outcome)
+    outcome = outcomes.translate(case)
+    goldens.update(case, outcome)
     facts = msgspec.structs.replace(facts, losses=outcome.losses, status=outcome.status)
     (folder / corpus.FACTS).write_text(_toml(facts), "utf-8")
     for path in sorted(folder.iterdir()):
         _say(f"{path.name}: {path.stat().st_size} bytes")
     try:
-        corpus.check(corpus.load_case(folder))
+        goldens.check(corpus.load_case(folder))
     except CaseFailed as error:
         _say(str(error))
         return 1

@@ -126,4 +126,5 @@ def shaping_of(model: Model, profile: Profile) -> Shaping:
         sets=sets,
         reasons=model.reasoning,
         no_effort=profile.efforts.get("none", "none"),
+        relays=model.relay,
     )

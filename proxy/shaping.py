@@ -11,7 +11,7 @@ from functools import cached_property
 import msgspec
 
 from translators.dialect import Dialect
-from translators.errors import MalformedRequest
+from translators.errors import MalformedRequest, UnsupportedFeature
 from translators.wire import JSON, Peek, decode, kind_of, read_member
 
 TEMPLATE = "chat_template_kwargs"
@@ -78,6 +78,7 @@ class Shaping:
         sets: Members to set whatever the request says.
         reasons: Whether the model is to reason, ``None`` if the request decides.
         no_effort: The upstream's word for the effort ``none``.
+        relays: Whether requests in the upstream's dialect pass as they are.
     """
 
     model: str | None = None
@@ -85,6 +86,7 @@ class Shaping:
     sets: Mapping[str, JSON] = field(default_factory=dict)
     reasons: bool | None = None
     no_effort: str = "none"
+    relays: bool = True
 
     def change(self, head: Peek, dialect: Dialect) -> "Change | None":
         """What to change in a request to an upstream of this dialect, ``None`` if nothing.
@@ -95,7 +97,9 @@ class Shaping:
         extras = read_extras(head.metadata) if head.metadata else None
         if extras is None and self._is_idle:
             return None
-        return Change(self, extras, head, dialect)
+        caller = Dialect.RESPONSES if head.is_responses else Dialect.CHAT
+        is_relayed = self.relays and caller is dialect
+        return Change(self, extras, head, dialect, is_relayed=is_relayed)
 
     @cached_property
     def renames_only(self) -> bool:
@@ -121,10 +125,17 @@ class Change:
     """
 
     def __init__(
-        self, shaping: Shaping, extras: Extras | None, head: Peek, dialect: Dialect
+        self,
+        shaping: Shaping,
+        extras: Extras | None,
+        head: Peek,
+        dialect: Dialect,
+        *,
+        is_relayed: bool,
     ) -> None:
         self._shaping = shaping
         self._extras = extras
+        self._is_relayed = is_relayed
         self._dialect = dialect
         self.restores: dict[str, JSON] = {}
         if head.model is not None and shaping.model not in (None, head.model):
@@ -143,6 +154,7 @@ class Change:
 
         Raises:
             MalformedRequest: A member that has to be merged is no object.
+            UnsupportedFeature: The metadata asks for choices that a translation does not read.
         """
         shaping = self._shaping
         if self._extras is None and shaping.renames_only:
@@ -150,6 +162,7 @@ class Change:
         out = dict(members)
         if self._extras is not None:
             self._strip_metadata(out)
+            self._check_choices(self._extras.body, members)
             for name, value in self._extras.body.items():
                 out.setdefault(name, value)
         for name, value in shaping.defaults.items():
@@ -161,6 +174,14 @@ class Change:
         if shaping.reasons is not None:
             self._set_effort(shaping.reasons, out)
         return out
+
+    def _check_choices(self, body: Mapping[str, JSON], members: Mapping[str, JSON]) -> None:
+        """Refuse choices that only the metadata asks for, since a translated reply has one."""
+        if not self._is_relayed and "n" not in members and body.get("n") not in (None, 1):
+            raise UnsupportedFeature(
+                "'n' in 'metadata.extra_body': only one choice of a translated reply is read.",
+                param=f"metadata.{_EXTRA}",
+            )
 
     def _strip_metadata(self, out: dict[str, JSON]) -> None:
         metadata = read_member(out.pop("metadata", None)) or {}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy import corpus
+from proxy import corpus, goldens, outcomes
 from proxy.corpus import Case
 from tests import cases
 from translators.sse import Frame, SSEDecoder
@@ -25,20 +25,20 @@ def is_update(request: pytest.FixtureRequest) -> bool:
 
 @pytest.mark.parametrize("case", CASES)
 def test_case(case: Case, is_update: bool) -> None:
-    outcome = corpus.translate(case)
+    outcome = outcomes.translate(case)
     if is_update and not case.facts.known_gap:
-        corpus.update(case, outcome)
+        goldens.update(case, outcome)
     else:
-        corpus.compare(case, outcome)
+        goldens.compare(case, outcome)
 
 
 @pytest.mark.parametrize("case", SSE_CASES)
 def test_framing(case: Case, is_update: bool) -> None:
-    frames = corpus.frames_of(case)
+    frames = outcomes.frames_of(case)
     if is_update:
-        (case.folder / corpus.FRAMES).write_bytes(corpus.pretty(frames))
+        (case.folder / corpus.FRAMES).write_bytes(goldens.pretty(frames))
         case = corpus.load_case(case.folder)
-    corpus.compare_json(case, corpus.FRAMES, frames)
+    goldens.compare_json(case, corpus.FRAMES, frames)
 
 
 @pytest.mark.parametrize("case", SSE_CASES)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from proxy import corpus
+from proxy import corpus, outcomes
 from proxy.corpus import Case
 from tests import cases
 from tests.oracle.responses_stream import check_responses_stream
@@ -84,7 +84,7 @@ def test_output_does_not_depend_on_the_line_ends(case: Case) -> None:
 
 @pytest.mark.parametrize("case", STREAMS)
 def test_events_are_legal(case: Case) -> None:
-    fold(corpus.read_events(case, case.begin()))
+    fold(outcomes.read_events(case, case.begin()))
 
 
 @pytest.mark.parametrize("case", STREAMS)
@@ -105,7 +105,7 @@ def test_output_equals_that_of_a_whole_reply(case: Case) -> None:
     """The reply that the folded events give is the stream's terminal response."""
     final = check_responses_stream(case.golden("caller.stream.sse"))
     translation = case.begin()
-    response = fold(corpus.read_events(case, translation))
+    response = fold(outcomes.read_events(case, translation))
     if response.error is None:
         assert final == translation.write(response)
 

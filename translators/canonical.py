@@ -295,7 +295,8 @@ class Request(msgspec.Struct):
         include_usage: Whether a Chat caller asked for the usage chunk of a stream.
         choices: How many answers a Chat caller wants to choose from.
         extra: Vendor members, forwarded to an upstream of the OpenAI family as they are.
-        echo: What the caller's dialect repeats in its replies; read by that dialect alone.
+        echo: What the caller's dialect repeats in its replies; only without it do ``metadata`` and
+            ``store`` go to a Chat upstream.
     """
 
     model: str

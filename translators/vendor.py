@@ -8,6 +8,7 @@ import msgspec
 
 from translators.canonical import Request
 from translators.context import Context
+from translators.errors import UnsupportedFeature
 from translators.wire import JSON
 
 _GUIDED = {
@@ -19,10 +20,16 @@ _GUIDED = {
 
 
 def unwrap_extra_body(request: Request, ctx: Context) -> Request:
-    """Put the members of a literal ``extra_body`` where the SDK would have put them."""
+    """Put the members of a literal ``extra_body`` where the SDK would have put them.
+
+    Raises:
+        UnsupportedFeature: It asks for choices, of which nobody would read but one.
+    """
     nested = request.extra.get("extra_body")
     if not isinstance(nested, dict):
         return request
+    if nested.get("n") not in (None, 1):
+        raise UnsupportedFeature("'extra_body.n': only one choice is read.", param="extra_body.n")
     extra = {**nested, **request.extra}
     del extra["extra_body"]
     return msgspec.structs.replace(request, extra=extra)

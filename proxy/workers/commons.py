@@ -161,6 +161,10 @@ class Attendant:
             address = await _answer(self._commons.parts.vllms[ask.vllm], ask)
         except BackendError as error:
             self._fail(ask.call, error)
+        except Exception:  # a fault of ours; callers must not wait for ever
+            what = "An unexpected error happened in the proxy."
+            self._fail(ask.call, BackendError(what, backend=ask.vllm))
+            raise
         else:
             del self._ends[ask.call]
             self.tell(Told(ask.call, address))

@@ -14,7 +14,6 @@ import secrets
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 
 import msgspec
@@ -25,7 +24,7 @@ from proxy.parts import OwnParts
 from proxy.settings import Settings
 from proxy.upstreams import build_upstreams
 from proxy.workers.commons import Commons
-from proxy.workers.tally import OWNER, Tallies
+from proxy.workers.tally import OWNER, Tallies, open_memory
 
 _SECRET_ENV = "DRAGOMAN_SHARED_REASONING_KEY"
 _FIRST_PAUSE_S = 0.5
@@ -44,7 +43,7 @@ class Workers:
             SettingsError: A setting turns out to be wrong, which the workers need not find out.
         """
         self._settings = _with_secret(settings)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - workers come and go with it
+        self._file = open_memory()
         tallies = Tallies(self._file.fileno(), 1 + settings.server.workers, OWNER)
         self._parts = OwnParts(tallies.count)
         create_app(settings, build_upstreams(settings, self._parts))
@@ -85,7 +84,11 @@ class Workers:
         pause_s = _FIRST_PAUSE_S
         while not self._ending.is_set():
             started_s = loop.time()
-            status = await self._run_once(number, listener.fileno())
+            status: int | str
+            try:
+                status = await self._run_once(number, listener.fileno())
+            except OSError as error:  # no process or no file to be had; perhaps later
+                status = str(error)
             if self._ending.is_set():
                 return
             if loop.time() - started_s > _LIVED_WELL_S:
@@ -100,16 +103,21 @@ class Workers:
         """Start a worker on a listening socket and wait for its end; its exit status.
 
         Its standard input is the channel to it, which closes when either of us dies.
+
+        Raises:
+            OSError: It cannot be started.
         """
         fds = listener, self._file.fileno()
         ours, theirs = socket.socketpair()
-        with theirs:
+        with contextlib.ExitStack() as unused, theirs:
+            unused.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "proxy.workers.worker", *map(str, (number, *fds))),
                 stdin=theirs.fileno(),
                 pass_fds=fds,
                 start_new_session=True,  # a terminal's Ctrl-C is for the owner alone
             )
+            unused.pop_all()
         self._processes[number] = process
         attendant = await self._commons.attend(number, ours, self._settings)
         if self._ending.is_set():

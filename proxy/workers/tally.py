@@ -7,7 +7,8 @@ whoever dies. So the sum is exact at any time, and however a process ends, its s
 import mmap
 import os
 import sys
-from typing import Final
+import tempfile
+from typing import IO, Final
 
 from backends.turns import Limit
 
@@ -18,6 +19,16 @@ OWNER: Final = 0
 """The owner's place among the processes; worker N has the place N + 1."""
 
 _PAGE: Final = mmap.ALLOCATIONGRANULARITY
+
+
+def open_memory() -> IO[bytes]:
+    """A file for tallies, in memory where the system has such files.
+
+    On a disk without room the first count would be our end.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("dragoman-tallies"), "r+b")
+    return tempfile.TemporaryFile()
 
 
 class Tallies:

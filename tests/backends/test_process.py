@@ -37,6 +37,22 @@ async def no() -> bool:
     return False
 
 
+class No:
+    """A probe that says no; how often it was asked."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def __call__(self) -> bool:
+        self.count += 1
+        return False
+
+    async def asked_again(self) -> None:
+        """Wait until it was asked after whatever happened before."""
+        before = self.count
+        await until(lambda: self.count >= before + 2)
+
+
 async def never() -> bool:
     await asyncio.Event().wait()
     return True
@@ -176,11 +192,13 @@ class TestStates:
 
 class TestStall:
     async def test_silence_without_readiness_is_a_failure(self, family: Family) -> None:
-        now_s = 0.0
-        async with managed(family, SLEEPS, probe=no, stall_s=600, clock=lambda: now_s) as process:
+        now_s, probe = 0.0, No()
+        async with managed(
+            family, SLEEPS, probe=probe, stall_s=600, clock=lambda: now_s
+        ) as process:
             await until(said(process, "up"))
             now_s = 599.0
-            await asyncio.sleep(0.05)
+            await probe.asked_again()
             assert process.state is State.STARTING
             now_s = 601.0
             assert await process.wait_ready(10) is State.FAILED
@@ -198,20 +216,20 @@ class TestStall:
             assert await process.wait_ready(10) is State.FAILED
 
     async def test_log_lines_push_it_back(self, family: Family, tmp_path: Path) -> None:
-        now_s = 0.0
+        now_s, probe = 0.0, No()
         flag = tmp_path / "flag"
         code = (
             "import os, time\nprint('up')\n"
             f"while not os.path.exists({str(flag)!r}): time.sleep(0.01)\n"
             "print('more'); time.sleep(120)"
         )
-        async with managed(family, code, probe=no, stall_s=600, clock=lambda: now_s) as process:
+        async with managed(family, code, probe=probe, stall_s=600, clock=lambda: now_s) as process:
             await until(said(process, "up"))
             now_s = 500.0
             flag.touch()
             await until(said(process, "more"))
             now_s = 1000.0
-            await asyncio.sleep(0.05)
+            await probe.asked_again()
             assert process.state is State.STARTING
 
 

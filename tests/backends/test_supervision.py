@@ -165,7 +165,7 @@ class TestRestart:
             os.kill(await pid_of(backend), signal.SIGKILL)
             await until(is_(State.EXITED, backend))
             waiting = asyncio.create_task(post(backend))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0)  # until it waits
             await backend.aclose()
             with pytest.raises(BackendExited):
                 await waiting

@@ -6,7 +6,7 @@ import httpx2
 import openai
 import pytest
 
-from proxy import corpus
+from proxy import corpus, outcomes
 from proxy.corpus import Case
 from tests import cases
 from tests.oracle.responses_stream import check_responses_stream
@@ -91,7 +91,7 @@ def completion_of(accumulator: Any, response: Response) -> Any:
 @pytest.mark.parametrize("case", CHAT)
 def test_chat_stream(case: Case) -> None:
     translation = case.begin()
-    response = fold(corpus.read_events(case, translation))
+    response = fold(outcomes.read_events(case, translation))
     options = decode_object(case.read(corpus.REQUEST)).get("stream_options") or {}
     expected = translation.write(response)
     with (

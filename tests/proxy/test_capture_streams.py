@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from proxy import corpus
+from proxy import corpus, goldens
 from proxy.capture.streams import Assembled, assemble
 from proxy.corpus import Case
 from tests import cases
@@ -54,7 +54,7 @@ def test_chat_stream_is_the_same_as_the_whole_reply(case: Case) -> None:
     found = assemble("chat", [case.read(corpus.STREAM)])
     assert found.document is not None
     whole = decode(case.read(corpus.REPLY))
-    assert corpus.first_difference(said(whole), said(decode(found.document))) == ""
+    assert goldens.first_difference(said(whole), said(decode(found.document))) == ""
     assert found.ending == "complete"
 
 

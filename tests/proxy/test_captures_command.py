@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from proxy import cli, corpus
+from proxy import cli, corpus, goldens
 from proxy.capture.store import CaptureStore
 from tests.proxy.caller import ask
 from tests.proxy.captured import capturing, names
@@ -234,7 +234,7 @@ async def test_translated_call_becomes_a_whole_case(
     ending = "sse" if file == "stream" else "json"
     assert f"upstream.{file}.{ending}" in names(case)
     assert {"caller.request.json", "upstream.request.json", "case.toml"} <= names(case)
-    corpus.check(corpus.load_case(case))
+    goldens.check(corpus.load_case(case))
     assert b"sk-abc" not in b"".join(path.read_bytes() for path in case.iterdir())
     if file == "stream":
         assert (case / "upstream.stream.sse").read_bytes() == b"".join(chat_stream(["H", "i"]))
@@ -254,7 +254,7 @@ async def test_relayed_call_becomes_a_case_of_its_request(keeps: bool, tmp_path:
     assert cli.main(["captures", "export", str(tmp_path / "c"), str(tmp_path / "f")]) == 0
     case = tmp_path / "f" / "chat-responses" / "task-1-1"
     assert names(case) == {"case.toml", "caller.request.json", "upstream.request.json"}
-    corpus.check(corpus.load_case(case))
+    goldens.check(corpus.load_case(case))
 
 
 def test_export_of_one_call(tmp_path: Path) -> None:

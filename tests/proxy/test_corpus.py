@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy import corpus
+from proxy import corpus, goldens, outcomes
 from proxy.corpus import BadCase, Case, Differs
 from tests.cases import FIXTURES
 from translators.wire import JSON, decode, encode
@@ -82,7 +82,7 @@ def test_framing_case_needs_its_stream_but_not_yet_its_golden(tmp_path: Path) ->
         corpus.load_case(folder)
     (folder / "stream.sse").write_text("data: x\n\n")
     with pytest.raises(Differs, match=r"sse/case: frames\.json: it is missing"):
-        corpus.check(corpus.load_case(folder))
+        goldens.check(corpus.load_case(folder))
 
 
 def test_cases_are_found_by_pair(tmp_path: Path) -> None:
@@ -102,10 +102,10 @@ def test_cases_are_found_by_pair(tmp_path: Path) -> None:
 
 def test_request(tmp_path: Path) -> None:
     case = corpus.load_case(write(tmp_path, PLAIN | {"upstream.request.json": SENT}))
-    corpus.check(case)
+    goldens.check(case)
     spoilt = spoil(case, "upstream.request.json", "Hi", "Ho")
     with pytest.raises(Differs) as caught:
-        corpus.check(spoilt)
+        goldens.check(spoilt)
     assert str(caught.value) == (
         'responses-chat/case: upstream.request.json: .messages[0].content should be "Ho"'
         ' and is "Hi"'
@@ -123,38 +123,38 @@ def test_request(tmp_path: Path) -> None:
 def test_facts_that_do_not_hold(tmp_path: Path, facts: str, why: str) -> None:
     files = PLAIN | {"upstream.request.json": SENT, "case.toml": f"source = ''\n{facts}"}
     with pytest.raises(Differs) as caught:
-        corpus.check(corpus.load_case(write(tmp_path, files)))
+        goldens.check(corpus.load_case(write(tmp_path, files)))
     assert str(caught.value) == f"responses-chat/case: {why}"
 
 
 def test_known_gap_has_to_fail(tmp_path: Path) -> None:
     files = PLAIN | {"case.toml": "source = ''\nknown-gap = 'x'", "upstream.request.json": "{}"}
-    corpus.check(corpus.load_case(write(tmp_path, files)))
+    goldens.check(corpus.load_case(write(tmp_path, files)))
 
 
 def test_goldens_that_nothing_makes_or_that_are_missing(tmp_path: Path) -> None:
     case = corpus.load_case(write(tmp_path, PLAIN))
     with pytest.raises(Differs, match=r"upstream\.request\.json: it is missing"):
-        corpus.check(case)
+        goldens.check(case)
     (case.folder / "caller.error.json").write_text("{}")
     with pytest.raises(Differs, match=r"caller\.error\.json: nothing makes it; the case gives up"):
-        corpus.check(corpus.load_case(case.folder))
-    corpus.update(case := corpus.load_case(case.folder), corpus.translate(case))
-    corpus.check(corpus.load_case(case.folder))
+        goldens.check(corpus.load_case(case.folder))
+    goldens.update(case := corpus.load_case(case.folder), outcomes.translate(case))
+    goldens.check(corpus.load_case(case.folder))
 
 
 def test_stream(tmp_path: Path) -> None:
     """The line, and the path in its document if both have one."""
     case = copy(tmp_path, "responses-chat/parallel-calls-stream")
-    corpus.check(case)
+    goldens.check(case)
     spoilt = spoil(case, "caller.stream.sse", '"sequence_number":1,', '"sequence_number":7,')
     with pytest.raises(Differs) as caught:
-        corpus.check(spoilt)
+        goldens.check(spoilt)
     assert caught.value.file == "caller.stream.sse"
     assert caught.value.why == "line 5.sequence_number should be 7 and is 1"
     spoilt = spoil(spoilt, "caller.stream.sse", "event: response.created", "event: made")
     with pytest.raises(Differs) as caught:
-        corpus.check(spoilt)
+        goldens.check(spoilt)
     assert caught.value.why == "line 1 should be 'event: made' and is 'event: response.created'"
 
 
@@ -163,7 +163,7 @@ def test_stream_that_is_shorter(tmp_path: Path) -> None:
     golden = case.folder / "caller.stream.sse"
     golden.write_bytes(golden.read_bytes().removesuffix(b"data: [DONE]\n\n"))
     with pytest.raises(Differs, match=r"should be 'absent' and is 'data: \[DONE\]'|should be ''"):
-        corpus.check(case)
+        goldens.check(case)
 
 
 def test_fold(tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ def test_fold(tmp_path: Path) -> None:
     reply = decode(case.read("upstream.response.json"))
     reply["choices"][0]["message"]["tool_calls"][1]["id"] = "call_x"
     (case.folder / "upstream.response.json").write_bytes(encode(reply))
-    corpus.update(case, corpus.translate(case))
+    goldens.update(case, outcomes.translate(case))
     with pytest.raises(Differs) as caught:
-        corpus.check(case)
+        goldens.check(case)
     assert caught.value.file == "upstream.stream.sse"
     assert caught.value.why.startswith("folded output[")
     assert '.call_id should be "call_x" and is ' in caught.value.why
@@ -183,17 +183,17 @@ def test_fold(tmp_path: Path) -> None:
 def test_fold_of_a_reply_that_cannot_be_read(tmp_path: Path) -> None:
     case = copy(tmp_path, "responses-chat/parallel-calls-stream")
     (case.folder / "upstream.response.json").write_text("{}")
-    corpus.update(case, corpus.translate(case))
+    goldens.update(case, outcomes.translate(case))
     facts = case.folder / "case.toml"
     facts.write_text(facts.read_text() + "\nstatus = 502\n")
     with pytest.raises(Differs, match=r"upstream\.response\.json: it cannot be read"):
-        corpus.check(corpus.load_case(case.folder))
+        goldens.check(corpus.load_case(case.folder))
 
 
 def test_framing(tmp_path: Path) -> None:
     files = {"case.toml": "source = ''", "stream.sse": "data: x\n\n", "frames.json": "[]"}
     with pytest.raises(Differs) as caught:
-        corpus.check(corpus.load_case(write(tmp_path, files, "sse/case")))
+        goldens.check(corpus.load_case(write(tmp_path, files, "sse/case")))
     assert caught.value.why == '[0] should be absent and is {"event":null,"data":"x"}'
 
 
@@ -210,4 +210,4 @@ def test_framing(tmp_path: Path) -> None:
     ],
 )
 def test_first_difference(expected: JSON, actual: JSON, why: str) -> None:
-    assert why == corpus.first_difference(expected, actual)
+    assert why == goldens.first_difference(expected, actual)

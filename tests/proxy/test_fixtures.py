@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from backends.demo import DemoBackend
-from proxy import cli, corpus
+from proxy import cli, corpus, goldens
 from tests.cases import FIXTURES
 from tests.proxy.dialects import chat_reply, chat_request, responses_reply, responses_request
 from tests.upstream import Abort, Answer, Reply, ScriptedUpstream, StreamReply, serve_backend
@@ -67,7 +67,7 @@ def test_fault_of_a_translator_is_not_hidden(monkeypatch: pytest.MonkeyPatch) ->
     def stumble(_: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(corpus, "check", stumble)
+    monkeypatch.setattr(goldens, "check", stumble)
     with pytest.raises(KeyError) as caught:
         cli.main(["fixtures", "check", str(FIXTURES), "--only", "sse/"])
     assert "in the case " in caught.value.__notes__[0]
@@ -92,7 +92,7 @@ async def recorded(folder: Path, request: JSON, *script: Answer, flags: str = ""
     async with ScriptedUpstream(*script) as upstream:
         status = await record(folder, request, upstream.url, *flags.split())
     assert status == 0
-    corpus.check(corpus.load_case(folder))
+    goldens.check(corpus.load_case(folder))
     return tomllib.loads((folder / corpus.FACTS).read_text())
 
 
@@ -123,7 +123,7 @@ async def test_record_of_a_whole_reply(folder: Path, capsys: Capture) -> None:
         "notes": 'Say "hi".',
         "losses": ["truncation"],
     }
-    corpus.check(corpus.load_case(folder))
+    goldens.check(corpus.load_case(folder))
     assert "upstream.response.json: " in capsys.readouterr().out
 
 
@@ -211,7 +211,7 @@ async def test_record_both(folder: Path) -> None:
     assert stream.index(b'"id":"a"') < stream.index(b'"id":"b"')
     assert b'"id":"c"' not in stream
     assert stream.count(b'"id":"x"') == 4
-    corpus.check(corpus.load_case(folder))
+    goldens.check(corpus.load_case(folder))
 
 
 @pytest.mark.server
@@ -280,7 +280,7 @@ async def test_record_keeps_no_secrets(
         assert not [s for s in (*secrets, "Bearer abc", "zebra") if s in text], name
     text = decode((folder / "caller.response.json").read_bytes())["output"][0]["content"][0]["text"]
     assert text == "REDACTED is in /home/user/.netrc"
-    corpus.check(corpus.load_case(folder))
+    goldens.check(corpus.load_case(folder))
 
 
 @pytest.mark.server

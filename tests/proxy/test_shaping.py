@@ -7,7 +7,7 @@ from proxy.model_settings import shaping_of
 from proxy.settings import Model
 from proxy.shaping import PLAIN, Change, Extras, read_extras
 from translators.dialect import Dialect
-from translators.errors import MalformedRequest
+from translators.errors import MalformedRequest, UnsupportedFeature
 from translators.profiles import PROFILES, Profile
 from translators.wire import JSON, encode, open_members, peek
 
@@ -73,6 +73,33 @@ def test_who_wins() -> None:
         "e": "set",
         "n": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("body", "dialect", "relay", "is_refused"),
+    [
+        ({"messages": []}, Dialect.CHAT, True, False),
+        ({"messages": []}, Dialect.CHAT, False, True),
+        ({"messages": []}, Dialect.COMPLETIONS, True, True),
+        ({"messages": []}, Dialect.RESPONSES, True, True),
+        ({"messages": [], "n": 2}, Dialect.COMPLETIONS, True, False),
+        ({"input": "x"}, Dialect.CHAT, True, True),
+        ({"input": "x"}, Dialect.RESPONSES, True, False),
+    ],
+)
+def test_choices_that_nobody_reads_are_refused(
+    body: JSON, dialect: Dialect, relay: bool, is_refused: bool
+) -> None:
+    """A relayed reply passes with all of them; what the request says itself goes before."""
+    for count in (None, 1, 3):
+        found = change({**body, "metadata": asking(extra_body={"n": count})}, dialect, relay=relay)
+        assert found is not None
+        if is_refused and count == 3:
+            with pytest.raises(UnsupportedFeature) as caught:
+                found.apply(body)
+            assert caught.value.param == "metadata.extra_body"
+        else:
+            assert found.apply(body)["n"] == body.get("n", count)
 
 
 def test_template_arguments_are_merged_key_by_key() -> None:

@@ -88,16 +88,22 @@ def has(state: State, *vllms: SharedVllm) -> Callable[[], bool]:
     return lambda: all(vllm.state is state for vllm in vllms)
 
 
-async def test_from_start_to_stop(family: Family, installed: dict[str, str]) -> None:
-    async with sharing(family, installed) as (owned, one, other, _):
-        with pytest.raises(BackendUnavailable) as early:
+async def test_from_start_to_stop(
+    family: Family, installed: dict[str, str], tmp_path: Path
+) -> None:
+    obstacle = tmp_path / "obstacle"
+    obstacle.touch()
+    env = {**installed, "FAKE_SICK_IF": str(obstacle)}
+    async with sharing(family, env) as (owned, one, other, _):
+        starting = r"^local: vLLM is still starting \((importing|serving), \d+ s so far\)"
+        with pytest.raises(BackendUnavailable, match=starting) as early:
             await one.send(UpstreamRequest("GET", "/models"))
         assert early.value.retry_after_s == 5
-        assert "local: vLLM is still starting (importing, 0 s so far)" in str(early.value)
-        with pytest.raises(BackendUnavailable, match="still starting"):
+        with pytest.raises(BackendUnavailable, match=starting):
             await other.probe()
         assert (one.served_model, one.version) == (None, None)
 
+        obstacle.unlink()
         await until(has(State.READY, one, other))
         await until(lambda: one.version == other.version == "0.0.0")
         assert one.served_model == "org/model"
@@ -116,6 +122,29 @@ async def test_failed_start(family: Family, installed: dict[str, str]) -> None:
             with pytest.raises(BackendExited, match="status 4 before it was ready") as caught:
                 await ask()
             assert caught.value.retry_after_s is None
+
+
+async def test_fault_of_the_owner_is_told(
+    family: Family,
+    installed: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody waits for an answer that never comes."""
+
+    async def stumble() -> None:
+        raise ZeroDivisionError
+
+    async with sharing(family, installed) as (owned, one, _, attendants):
+        monkeypatch.setattr(owned, "probe", stumble)
+        async with asyncio.timeout(5):
+            with pytest.raises(
+                BackendError, match="unexpected error happened in the proxy"
+            ) as caught:
+                await one.probe()
+        assert caught.value.status == 502
+        assert not attendants[0]._ends
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_request_in_flight_gets_the_reason(family: Family, installed: dict[str, str]) -> None:
@@ -172,13 +201,14 @@ async def test_even_before_the_end_is_noticed(family: Family, installed: dict[st
 
 async def test_who_waits_and_goes_is_forgotten(family: Family, installed: dict[str, str]) -> None:
     rules = quick(backoff_s=30, wait_s=30)
-    async with sharing(family, installed, supervision=rules) as (owned, one, other, _):
+    async with sharing(family, installed, supervision=rules) as (owned, one, other, attendants):
         await until(has(State.READY, one, other))
         os.kill((await post(one))["pid"], signal.SIGKILL)
         await until(has(State.EXITED, one, other))
         waiting = [asyncio.create_task(post(vllm)) for vllm in (one, other)]
-        await asyncio.sleep(0.05)
+        await until(lambda: all(attendant._ends for attendant in attendants))
         waiting[0].cancel()
+        await until(lambda: not attendants[0]._ends)
         await owned.aclose()
         with pytest.raises(BackendExited):
             await waiting[1]

@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backends.turns import Limit
-from proxy.workers.tally import OWNER, Tallies
+from proxy.workers.tally import OWNER, Tallies, open_memory
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is one worker only")
 
@@ -45,7 +44,7 @@ while True:
 
 @pytest.fixture
 def file() -> Iterator[int]:
-    with tempfile.TemporaryFile() as file:
+    with open_memory() as file:
         yield file.fileno()
 
 

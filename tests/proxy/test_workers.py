@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import structlog
 
 from proxy import cli
 from proxy.loading import load
 from proxy.serve import listen
-from proxy.settings import Settings
+from proxy.settings import Settings, Upstream
+from proxy.workers import owner as owner_module
 from proxy.workers.owner import listen_many
 from tests.backends.managed_vllm import install_fake
 from tests.backends.processes import Family, a_family, linux_only, until
@@ -41,6 +44,10 @@ def pids_of_workers(server: Server) -> dict[int, int]:
             if "proxy.workers.worker" in words:
                 found[int(words[words.index("proxy.workers.worker") + 1])] = int(pid)
     return found
+
+
+def open_files() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
 
 
 def lives(pid: int) -> bool:
@@ -91,6 +98,31 @@ async def test_worker_that_dies_is_replaced_and_no_request_is_lost() -> None:
             )
             assert {answer.status for answer in answers} == {200}
             await until(lambda: pids_of_workers(server).keys() == {0, 1}, within_s=30)
+
+
+@linux_only
+async def test_worker_that_cannot_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For want of processes or files, perhaps; the other workers go on."""
+    settings = Settings(upstreams={"default": Upstream(url="http://127.0.0.1:1/v1")})
+    workers = owner_module.Workers(settings)
+    files: list[int] = []
+
+    async def refuse(*_: object, stdin: int, **__: object) -> None:
+        files.append(open_files())
+        if len(files) == 3:
+            workers._end([])
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    monkeypatch.setattr(owner_module, "_FIRST_PAUSE_S", 0.01)
+    with socket.socket() as listener, structlog.testing.capture_logs() as logs:
+        await workers._keep(0, listener)
+    workers._file.close()
+    assert [log["event"] for log in logs] == ["worker ended"] * 2
+    assert "Resource temporarily unavailable" in logs[0]["status"]
+    assert len(set(files)) == 1
 
 
 async def test_workers_end_with_their_owner() -> None:

@@ -32,6 +32,7 @@ from translators.dialect import Dialect
 from translators.errors import MalformedRequest, UnsupportedFeature
 from translators.names import ToolNames
 from translators.profiles import HostedTools, Policy
+from translators.translation import Translation
 from translators.wire import JSON
 
 
@@ -47,6 +48,28 @@ def test_names_and_vendor_members_of_messages_are_kept(role: str) -> None:
     body = {"role": role, "content": "a", "name": "ann", "mood": "calm"}
     message = Message(Role(role), [Text("a")], name="ann", extra={"mood": "calm"})
     assert request(body).items == [message]
+
+
+@pytest.mark.parametrize("content", [None, "", "said"])
+def test_token_ids_of_a_turn_go_back_whatever_it_consists_of(content: str | None) -> None:
+    ids = {"prompt_token_ids": [1], "generation_token_ids": [2], "generation_log_probs": [-0.5]}
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = {"role": "assistant", "content": content, "tool_calls": [call], **ids, "mood": "calm"}
+    ctx = context()
+    ctx.token_ids = True
+    asked = read_request({"model": "m", "messages": [said]}, ctx)
+    (sent,) = write_request(asked, ctx)["messages"]
+    assert {name: sent[name] for name in ids} == ids
+    lost = [loss.param for loss in ctx.losses]
+    assert (sent.get("mood"), lost) == (("calm", []) if content else (None, ["messages[0].mood"]))
+
+
+def test_metadata_and_store_go_where_no_reply_repeats_them() -> None:
+    stored = {"metadata": {"a": "b"}, "store": True}
+    sent = Translation.between("chat", "chat").request({"model": "m", "messages": [], **stored})
+    assert sent == {"model": "m", "messages": [], **stored}
+    sent = Translation.between("responses", "chat").request({"model": "m", "input": [], **stored})
+    assert sent == {"model": "m", "messages": []}
 
 
 def test_an_assistant_message_becomes_several_items() -> None:

@@ -34,6 +34,7 @@ from translators.responses.content import (
 from translators.responses.history import tell
 from translators.responses.items import assign_id, read_item, write_input_items, write_item
 from translators.responses.request import read_request
+from translators.translation import Translation
 from translators.wire import JSON
 
 
@@ -533,3 +534,13 @@ def test_configuration_updates(update: JSON, effort: str, verbosity: str) -> Non
     item = {"type": "configuration_update", **update}
     asked = request(item, reasoning={"effort": "high"}, text={"verbosity": "high"})
     assert (asked.effort, asked.verbosity) == (effort, verbosity)
+
+
+def test_what_only_responses_has_goes_on_to_a_responses_upstream() -> None:
+    """Of requests that are not relayed; the effort is the canonical one."""
+    reasoning = {"effort": "low", "summary": "auto"}
+    body = {"model": "m", "input": "x", "max_tool_calls": 3, "reasoning": reasoning}
+    sent = Translation.between("responses", "responses").request(body)
+    assert (sent["max_tool_calls"], sent["reasoning"]) == (3, reasoning)
+    sent = Translation.between("responses", "responses").request({"model": "m", "input": "x"})
+    assert not sent.keys() & {"max_tool_calls", "reasoning"}

@@ -34,6 +34,8 @@ from translators.context import Context
 from translators.errors import MalformedRequest, TranslationError, UnsupportedFeature
 from translators.fates import Fate, with_fate
 from translators.names import ToolNames
+from translators.token_ids import MEMBERS as TOKEN_MEMBERS
+from translators.token_ids import carry
 from translators.wire import JSON, encode, extra_of, known_members, open_as
 
 _REQUEST_MEMBERS = known_members(schema.CreateChatCompletion) | schema.KNOBS
@@ -64,7 +66,7 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
     options = wire.stream_options or schema.StreamOptions()
     return Request(
         model=wire.model,
-        items=_read_messages(wire.messages),
+        items=_read_messages(wire.messages, ctx),
         tools=[
             *read_tools(wire.tools or ()),
             *read_functions(wire.functions or ()),
@@ -88,7 +90,7 @@ def read_request(body: dict[str, JSON], ctx: Context) -> Request:
     )
 
 
-def _read_messages(messages: list[JSON]) -> list[Item]:
+def _read_messages(messages: list[JSON], ctx: Context) -> list[Item]:
     items: list[Item] = []
     kinds: dict[str, ToolKind] = {}
     for i, body in enumerate(messages):
@@ -98,7 +100,7 @@ def _read_messages(messages: list[JSON]) -> list[Item]:
         extra = extra_of(body, _MESSAGE_MEMBERS)
         match message.role:
             case "assistant":
-                turn = _read_turn(message, parts, extra, path, len(items))
+                turn = _read_turn(message, parts, extra, path, len(items), ctx)
                 kinds.update([(x.call_id, x.kind) for x in turn if type(x) is ToolCall])
                 items += turn
             case "tool":
@@ -120,7 +122,12 @@ def _read_messages(messages: list[JSON]) -> list[Item]:
 
 
 def _read_turn(
-    message: schema.Message, parts: list[Part], extra: dict[str, JSON], path: str, place: int
+    message: schema.Message,
+    parts: list[Part],
+    extra: dict[str, JSON],
+    path: str,
+    place: int,
+    ctx: Context,
 ) -> list[Item]:
     """The items of an assistant message, of which the first has this place among all."""
     if message.refusal is not None:
@@ -138,6 +145,10 @@ def _read_turn(
     if parts or not items:
         said = Message(Role.ASSISTANT, parts, name=message.name, extra=extra)
         items.insert(1 if items and type(items[0]) is Reasoning else 0, said)
+    elif extra:
+        carry(items[-1], {name: v for name, v in extra.items() if name in TOKEN_MEMBERS})
+        for name in [name for name in extra if name not in TOKEN_MEMBERS]:
+            ctx.lose(f"{path}.{name}", "no place for it in a turn that says nothing")
     return items
 
 
@@ -228,6 +239,11 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         body["stream"] = True
         if ctx.profile.stream_usage:
             body["stream_options"] = {"include_usage": True}
+    if not request.echo:  # else the reply repeats these, and nothing is stored
+        if request.metadata is not None:
+            body["metadata"] = request.metadata
+        if request.store is not None:
+            body["store"] = request.store
     for name in ctx.profile.refuses:
         if body.pop(name, None) is not None:
             ctx.lose(name, "the upstream refuses this member")

@@ -185,8 +185,12 @@ def write_input_items(items: Sequence[Item], ctx: Context) -> list[JSON]:
             message = {"type": "message", "role": ROLE_NAMES[item.role], "content": content}
             written.append({**item.extra, **message})
         elif type(item) is ToolCall:
+            if item.extra:
+                _lose_members(item.extra, ctx)
             written.append(_write_call_input(item, ctx))
         elif type(item) is ToolResult:
+            if item.extra:
+                _lose_members(item.extra, ctx)
             custom = item.kind is ToolKind.CUSTOM
             written.append(
                 {
@@ -206,6 +210,11 @@ def write_input_items(items: Sequence[Item], ctx: Context) -> list[JSON]:
                 param=item.param,
             )
     return written
+
+
+def _lose_members(extra: dict[str, JSON], ctx: Context) -> None:
+    for name in extra:
+        ctx.lose("items", f"'{name}' of calls and results has no place in Responses")
 
 
 def _write_call_input(call: ToolCall, ctx: Context) -> JSON:

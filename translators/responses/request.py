@@ -191,8 +191,11 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         text["verbosity"] = request.verbosity
     if text:
         body["text"] = text
-    if request.effort is not None:
-        body["reasoning"] = {"effort": request.effort}
+    reasoning = _write_reasoning(request)
+    if reasoning:
+        body["reasoning"] = reasoning
+    if (most := request.echo.get("max_tool_calls")) is not None:
+        body["max_tool_calls"] = most
     if request.metadata is not None:
         body["metadata"] = request.metadata
     if request.stream:
@@ -201,6 +204,14 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         if body.pop(name, None) is not None:
             ctx.lose(name, "the upstream refuses this member")
     return {**request.extra, **body}
+
+
+def _write_reasoning(request: Request) -> dict[str, JSON]:
+    """The effort, and the summary that a Responses caller asked for."""
+    echoed = request.echo.get("reasoning") or {}
+    summary = echoed.get("summary") or echoed.get("generate_summary")  # its older name
+    reasoning = {"effort": request.effort, "summary": summary}
+    return {name: value for name, value in reasoning.items() if value is not None}
 
 
 def _write_knobs(request: Request, ctx: Context) -> dict[str, JSON]:
