@@ -49,14 +49,16 @@ class Answer:
 
     async def write(self, body: bytes) -> None:
         """Send a piece of the body."""
-        self._record.first_byte()
-        if self._call is not None:
-            self._call.keep(self._call.reply, body)
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        if (rest := self.push(body)) is not None:
+            await rest
 
     def push(self, body: bytes) -> Awaitable[None] | None:
         """Send a piece of the body; what to wait for before the next one, if for anything."""
-        return run_eagerly(self.write(body))
+        self._record.first_byte()
+        if self._call is not None:
+            self._call.keep(self._call.reply, body)
+        message = {"type": "http.response.body", "body": body, "more_body": True}
+        return run_eagerly(self._send(message))
 
     async def end(self) -> None:
         """Say that the body is whole."""
