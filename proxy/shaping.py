@@ -7,6 +7,7 @@ that the bytes of all others stay.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NoReturn
 
 import msgspec
 
@@ -154,7 +155,8 @@ class Change:
 
         Raises:
             MalformedRequest: A member that has to be merged is no object.
-            UnsupportedFeature: The metadata asks for choices that a translation does not read.
+            UnsupportedFeature: The metadata or the settings ask for choices that a translation
+                does not read.
         """
         shaping = self._shaping
         if self._extras is None and shaping.renames_only:
@@ -162,7 +164,6 @@ class Change:
         out = dict(members)
         if self._extras is not None:
             self._strip_metadata(out)
-            self._check_choices(self._extras.body, members)
             for name, value in self._extras.body.items():
                 out.setdefault(name, value)
         for name, value in shaping.defaults.items():
@@ -170,18 +171,21 @@ class Change:
         out.update(shaping.sets)
         if shaping.model is not None:
             out["model"] = shaping.model
+        if not self._is_relayed and out.get("n") not in (None, 1, members.get("n")):
+            self._refuse_choices()
         self._merge_template(members.get(TEMPLATE), out)
         if shaping.reasons is not None:
             self._set_effort(shaping.reasons, out)
         return out
 
-    def _check_choices(self, body: Mapping[str, JSON], members: Mapping[str, JSON]) -> None:
-        """Refuse choices that only the metadata asks for, since a translated reply has one."""
-        if not self._is_relayed and "n" not in members and body.get("n") not in (None, 1):
-            raise UnsupportedFeature(
-                "'n' in 'metadata.extra_body': only one choice of a translated reply is read.",
-                param=f"metadata.{_EXTRA}",
-            )
+    def _refuse_choices(self) -> NoReturn:
+        """Refuse choices that the request itself does not ask for."""
+        asked = self._extras is not None and "n" in self._extras.body
+        where = f"'metadata.{_EXTRA}'" if asked else "the model's settings"
+        raise UnsupportedFeature(
+            f"'n' in {where}: only one choice of a translated reply is read.",
+            param=f"metadata.{_EXTRA}" if asked else None,
+        )
 
     def _strip_metadata(self, out: dict[str, JSON]) -> None:
         metadata = read_member(out.pop("metadata", None)) or {}

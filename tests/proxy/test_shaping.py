@@ -102,6 +102,19 @@ def test_choices_that_nobody_reads_are_refused(
             assert found.apply(body)["n"] == body.get("n", count)
 
 
+@pytest.mark.parametrize("where", ["defaults", "sets"])
+def test_choices_of_the_settings_are_refused_where_nobody_reads_them(where: str) -> None:
+    settings: dict[str, JSON] = {where: {"n": 3}}
+    relayed = change({"messages": []}, **settings)
+    assert relayed is not None
+    assert relayed.apply({})["n"] == 3
+    translated = change({"input": "x"}, **settings)
+    assert translated is not None
+    with pytest.raises(UnsupportedFeature, match="settings") as caught:
+        translated.apply({})
+    assert caught.value.param is None
+
+
 def test_template_arguments_are_merged_key_by_key() -> None:
     metadata = asking(
         chat_template_kwargs={"d": "metadata", "e": "metadata", "f": "metadata"},
