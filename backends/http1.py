@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._parts: list[bytes] = []
         self._parts_bytes = 0
+        self._begun_s = 0.0
 
     # --- the exchange ----------------------------------------------------------------------
 
@@ -75,6 +76,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._reset()
         self.is_busy = True
+        self._begun_s = self._loop.time()
         self._timeout_s = timeout_s
         if len(body) < _JOIN_BELOW:
             self._transport.write(head + body)
@@ -102,6 +104,10 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = self._take = None
 
+    def busy_s(self) -> float:
+        """Seconds since the exchange began."""
+        return self._loop.time() - self._begun_s
+
     def take(self) -> bytes:
         """The body's bytes that have come since the last call; empty when there are none."""
         parts = self._parts
@@ -121,6 +127,7 @@ class Connection(asyncio.Protocol):
         self.headers = []
         if self._can_go_on():
             self.is_busy = False
+            self.idle_since_s = self._loop.time()
             self._resume()
             return True
         self.abort()

@@ -67,8 +67,6 @@ class AsyncioTransport(httpx.AsyncBaseTransport):
         port = url.port or (443 if url.scheme == "https" else 80)
         origin = (url.scheme, url.raw_host.decode("ascii"), port)
         head = _head(request)
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
         connection = self._take_idle(origin)
         if connection is not None:
             try:
@@ -76,7 +74,7 @@ class AsyncioTransport(httpx.AsyncBaseTransport):
             except (httpx.RemoteProtocolError, httpx.ReadError):
                 # A kept connection that ends at once without a byte of reply had most probably
                 # been closed while idle, before it saw the request.
-                if not connection.is_silent or loop.time() - started_s > _STALE_WITHIN_S:
+                if not connection.is_silent or connection.busy_s() > _STALE_WITHIN_S:
                     raise
         return await self._exchange(await self._connect(origin), origin, head, request)
 
@@ -117,10 +115,9 @@ class AsyncioTransport(httpx.AsyncBaseTransport):
         if self._is_closed:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since_s = loop.time()
         self._idle.setdefault(origin, {})[connection] = None
         if self._sweeper is None:
+            loop = asyncio.get_running_loop()  # a system call, before Python 3.12
             self._sweeper = loop.call_later(self._keepalive_s, self._sweep)
 
     def _sweep(self) -> None:
