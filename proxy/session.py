@@ -59,9 +59,9 @@ def session_of(
         request: The caller's request, as JSON text or decoded; both give the same key.
     """
     found = dict(reversed(headers))  # of several with one name the first counts
-    if telling := _TELLING & found.keys():
+    if not _TELLING.isdisjoint(found):
         for name in _HEADERS:
-            if name in telling and found[name]:
+            if found.get(name):
                 return _key(name.decode(), found[name].decode("latin-1"))
         if session := _read_cookie(found.get(b"cookie", b"").decode("latin-1")):
             return _key("cookie", session)
