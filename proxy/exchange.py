@@ -132,7 +132,7 @@ class Exchange:
     async def _relay(self, body: bytes, route: Route, change: Change | None, path: str) -> None:
         """Pass bytes both ways, apart from the members that change."""
         session = self._session(route, body)
-        restores = None if change is None else change.restores
+        restores = None if change is None else change.restores()
         if change is not None:
             body = encode(change.apply(open_members(body)))
         reply = await self._call(route, path, body, session)

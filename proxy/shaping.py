@@ -98,9 +98,7 @@ class Shaping:
         extras = read_extras(head.metadata) if head.metadata else None
         if extras is None and self._is_idle:
             return None
-        caller = Dialect.RESPONSES if head.is_responses else Dialect.CHAT
-        is_relayed = self.relays and caller is dialect
-        return Change(self, extras, head, dialect, is_relayed=is_relayed)
+        return Change(self, extras, head, dialect)
 
     @cached_property
     def renames_only(self) -> bool:
@@ -119,30 +117,24 @@ PLAIN = Shaping()
 
 
 class Change:
-    """What to change in one request.
-
-    Attributes:
-        restores: Members of a relayed reply -> what the caller knows them as.
-    """
+    """What to change in one request."""
 
     def __init__(
-        self,
-        shaping: Shaping,
-        extras: Extras | None,
-        head: Peek,
-        dialect: Dialect,
-        *,
-        is_relayed: bool,
+        self, shaping: Shaping, extras: Extras | None, head: Peek, dialect: Dialect
     ) -> None:
         self._shaping = shaping
         self._extras = extras
-        self._is_relayed = is_relayed
         self._dialect = dialect
-        self.restores: dict[str, JSON] = {}
-        if head.model is not None and shaping.model not in (None, head.model):
-            self.restores["model"] = head.model
-        if extras is not None and dialect is Dialect.RESPONSES:
-            self.restores["metadata"] = head.metadata
+        self._head = head
+
+    def restores(self) -> dict[str, JSON]:
+        """Members of a relayed reply -> what the caller knows them as."""
+        found: dict[str, JSON] = {}
+        if self._head.model is not None and self._shaping.model not in (None, self._head.model):
+            found["model"] = self._head.model
+        if self._extras is not None and self._dialect is Dialect.RESPONSES:
+            found["metadata"] = self._head.metadata
+        return found
 
     def apply(self, members: Mapping[str, JSON]) -> dict[str, JSON]:
         """The members as they go out.
@@ -171,12 +163,16 @@ class Change:
         out.update(shaping.sets)
         if shaping.model is not None:
             out["model"] = shaping.model
-        if not self._is_relayed and out.get("n") not in (None, 1, members.get("n")):
+        if out.get("n") not in (None, 1, members.get("n")) and not self._is_relayed():
             self._refuse_choices()
         self._merge_template(members.get(TEMPLATE), out)
         if shaping.reasons is not None:
             self._set_effort(shaping.reasons, out)
         return out
+
+    def _is_relayed(self) -> bool:
+        caller = Dialect.RESPONSES if self._head.is_responses else Dialect.CHAT
+        return self._shaping.relays and caller is self._dialect
 
     def _refuse_choices(self) -> NoReturn:
         """Refuse choices that the request itself does not ask for."""

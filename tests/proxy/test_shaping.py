@@ -164,7 +164,7 @@ def test_only_the_responses_api_echoes_metadata() -> None:
     for dialect, restored in ((Dialect.CHAT, {}), (Dialect.RESPONSES, {"metadata"})):
         found = change(body, dialect)
         assert found is not None
-        assert found.restores.keys() == set(restored)
+        assert found.restores().keys() == set(restored)
 
 
 @pytest.mark.parametrize("name", ["chat_template_kwargs", "extra_body"])
