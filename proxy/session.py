@@ -17,7 +17,7 @@ _HEADERS = (
     *(b"x-session-id", b"session-id", b"session_id", b"thread-id", b"conversation_id"),
     b"x-dragoman-rollout",
 )
-_TELLING = frozenset({*_HEADERS, b"cookie"})
+_RANKS = {name: rank for rank, name in enumerate((*_HEADERS, b"cookie"))}
 _COOKIE = "Dragoman___session"
 _MEMBERS = ("prompt_cache_key", "previous_response_id")
 _LONGEST = 512
@@ -59,12 +59,11 @@ def session_of(
         request: The caller's request, as JSON text or decoded; both give the same key.
     """
     found = dict(reversed(headers))  # of several with one name the first counts
-    if not _TELLING.isdisjoint(found):
-        for name in _HEADERS:
-            if found.get(name):
-                return _key(name.decode(), found[name].decode("latin-1"))
-        if session := _read_cookie(found.get(b"cookie", b"").decode("latin-1")):
-            return _key("cookie", session)
+    for name in sorted(_RANKS.keys() & found, key=_RANKS.__getitem__):
+        value = found[name].decode("latin-1")
+        session = _read_cookie(value) if name == b"cookie" else value
+        if session:
+            return _key(name.decode(), session)
     return _read_body(request)
 
 

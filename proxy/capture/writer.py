@@ -1,6 +1,7 @@
 """The thread that writes captures, so that the event loop never waits for a disk."""
 
 import atexit
+import contextvars
 import queue
 import threading
 import time
@@ -43,7 +44,9 @@ class Writer:
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         # A file system that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name="captures", daemon=True)
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._run,), name="captures", daemon=True
+        )
 
     def start(self) -> None:
         """Begin to write; what nobody lets it write before is written as the process exits."""
@@ -100,7 +103,7 @@ class Writer:
         rollouts: dict[str, list[Call]] = {}
         for call in batch:
             rollouts.setdefault(call.rollout, []).append(call)
-        failures = {}
+        failures: dict[str, Exception] = {}
         for rollout, calls in rollouts.items():
             if not is_plain(rollout):
                 file = stem_of(rollout)
@@ -108,7 +111,7 @@ class Writer:
             try:
                 if lines := self._lines_of(calls):
                     self._store.append(rollout, lines)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - the thread has to go on
                 failures[rollout] = error
             self.budget.free(sum([call.size_bytes for call in calls]))
         self._report(failures)
@@ -128,7 +131,7 @@ class Writer:
                 self._lose(call.rollout, f"an unexpected error: {error!r}")
         return lines
 
-    def _report(self, failures: Mapping[str, OSError]) -> None:
+    def _report(self, failures: Mapping[str, Exception]) -> None:
         for rollout, error in failures.items():
             self._lose(rollout, str(error))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import structlog
 from structlog.typing import EventDict
 
 from proxy.app import create_app
@@ -290,6 +291,32 @@ def test_line_that_fails_costs_no_other(
     assert len(read_records(tmp_path, "a")) == 2
     [loss] = log_lines
     assert (loss["rollout"], loss["why"]) == ("bad", "an unexpected error: ZeroDivisionError()")
+
+
+def test_fault_of_the_writer_costs_no_other(
+    tmp_path: Path,
+    gate: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    log_lines: list[EventDict],
+) -> None:
+    """Its thread goes on, and what it says names the worker that it belongs to."""
+    append = CaptureStore.append
+
+    def fail(store: CaptureStore, rollout: str, lines: bytes | bytearray) -> None:
+        if rollout == "full":
+            raise MemoryError(structlog.contextvars.get_contextvars()["worker"])
+        append(store, rollout, lines)
+
+    monkeypatch.setattr(CaptureStore, "append", fail)
+    with structlog.contextvars.bound_contextvars(worker=3):
+        writer = gated(tmp_path, gate)
+    for rollout in ("full", "a"):
+        writer.put(call(rollout, writer.budget))
+    gate.set()
+    writer.close(10)
+    assert len(read_records(tmp_path, "a")) == 1
+    [loss] = log_lines
+    assert (loss["rollout"], loss["why"]) == ("full", "3")
 
 
 def test_disk_is_asked_for_less_often_than_lines_are_written(
