@@ -194,7 +194,8 @@ asyncio.run(main())
                 assert (await post(backend))["path"] == "/v1/chat/completions"
             assert backend.state is State.EXITED
 
-        uvloop = pytest.importorskip("uvloop")
+        import uvloop
+
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main())
 
