@@ -66,8 +66,13 @@ async def pour(reply: UpstreamReply, take: Take) -> None:
     """
     if (at_once := getattr(reply, "pour", None)) is not None:
         await at_once(take)
-        return
-    async for piece in reply.chunks():
+    else:
+        await pour_chunks(reply.chunks(), take)
+
+
+async def pour_chunks(chunks: AsyncIterator[bytes], take: Take) -> None:
+    """Give pieces to ``take``, one by one."""
+    async for piece in chunks:
         if (rest := take(piece)) is not None:
             await rest
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import httpx
 
-from backends.base import Take, UpstreamReply, UpstreamRequest
+from backends.base import Take, UpstreamReply, UpstreamRequest, pour_chunks
 from backends.errors import (
     BackendBrokeOff,
     BackendConnectTimeout,
@@ -56,13 +56,11 @@ class HTTPReply:
             BackendBrokeOff: The connection broke.
         """
         stream = self._stream()
+        if not isinstance(stream, Body):  # of another transport
+            await pour_chunks(self.chunks(), take)
+            return
         try:
-            if isinstance(stream, Body):
-                await stream.pour(take)
-                return
-            async for piece in stream:
-                if (rest := take(piece)) is not None:
-                    await rest
+            await stream.pour(take)
         except httpx.TransportError as error:
             raise _rename(error, self._backend) from error
 

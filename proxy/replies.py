@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 
-from backends.base import Take, UpstreamReply, pour
+from backends.base import Take, UpstreamReply, pour, pour_chunks
 from backends.errors import BackendError
 from proxy.bodies import BodyError, collect, decompress, decompress_stream
 from proxy.eager import run_eagerly
@@ -127,12 +127,11 @@ async def pour_plain(reply: UpstreamReply, take: Take) -> None:
         BackendError: The upstream broke off.
         UpstreamProtocolError: An encoding is unknown, or the stream is damaged.
     """
-    if not reply.headers.get("content-encoding"):
+    encoding = reply.headers.get("content-encoding", "")
+    if encoding:
+        await pour_chunks(_decompressed(reply.chunks(), encoding), take)
+    else:
         await pour(reply, take)
-        return
-    async for piece in pieces_of(reply):
-        if (rest := take(piece)) is not None:
-            await rest
 
 
 async def _decompressed(chunks: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
