@@ -1,7 +1,7 @@
 """What the proxy asks of every upstream."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -51,7 +51,7 @@ class UpstreamReply(Protocol):
             BackendError: The upstream broke off or went silent for too long.
         """
 
-    async def aclose(self) -> None:
+    def aclose(self) -> Coroutine[Any, Any, None]:
         """Release the connection; an unfinished body is abandoned and its connection closed."""
 
 

@@ -1,6 +1,7 @@
 """A reply that holds something for as long as it is open."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from backends.base import UpstreamReply
 
@@ -26,11 +27,9 @@ class HeldReply:
         self._reply = reply
         self._release: Callable[[], None] | None = release
 
-    async def aclose(self) -> None:
-        """Release the connection, and then what is held; see ``UpstreamReply``."""
-        try:
-            await self._reply.aclose()
-        finally:
-            release, self._release = self._release, None
-            if release is not None:
-                release()
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        """Release what is held, and then the connection; see ``UpstreamReply``."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+        return self._reply.aclose()

@@ -21,19 +21,10 @@ class HTTPReply:
     """An upstream's reply over httpx; see ``UpstreamReply``."""
 
     def __init__(self, response: httpx.Response, backend: str) -> None:
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = _joined(response.headers.raw)
         self._response = response
-        self._headers = _joined(response.headers.raw)
         self._backend = backend
-
-    @property
-    def status(self) -> int:
-        """HTTP status code."""
-        return self._response.status_code
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Reply headers."""
-        return self._headers
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives.

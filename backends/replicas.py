@@ -10,10 +10,9 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -33,6 +32,8 @@ from backends.held import HeldReply
 _PROBE_LIMIT_S = 3.0
 _REMEMBERED_SESSIONS = 16384
 _DRAWS = 64
+_NOT_SENT = (BackendUnavailable, BackendConnectTimeout, BackendQueueFull)
+_FAILURES = (BackendUnavailable, BackendTimeout, BackendExited)
 T = TypeVar("T")
 _Order = Sequence[tuple["_Replica", int | None]]
 """Replicas in an order, each with its weight for the session, if there is one."""
@@ -56,13 +57,15 @@ class _Replica:
     def __init__(self, name: str, backend: Backend, rules: Ejection) -> None:
         self.name = name
         self.backend = backend
+        self._limited: Any = backend if hasattr(backend, "is_full") else None
         self.health = Health(rules)
         self.outstanding = 0
         self.says_draining = False
         self.is_draining = False
         self.ill_count = 0
         self._hash = hashlib.blake2b(name.encode() + b"\0", digest_size=8)
-        self._sessions: OrderedDict[int, None] = OrderedDict()
+        self._sessions: set[int] = set()
+        self._older_sessions: set[int] = set()
 
     def weight(self, session: bytes) -> int:
         """Rank of the replica for a session: the highest of all replicas wins."""
@@ -72,19 +75,19 @@ class _Replica:
 
     def remember(self, weight: int) -> None:
         """Note that a session, known by its weight, is here; old ones are forgotten."""
-        self._sessions[weight] = None
-        self._sessions.move_to_end(weight)
-        if len(self._sessions) > _REMEMBERED_SESSIONS:
-            self._sessions.popitem(last=False)
+        self._sessions.add(weight)
+        if len(self._sessions) >= _REMEMBERED_SESSIONS:
+            self._sessions, self._older_sessions = set(), self._sessions
 
     def forget(self, weight: int) -> None:
         """Note that a session is here no longer; none is if the replica says itself that it ends.
 
         For that is what a dead engine behind a live server says, too.
         """
-        if self.says_draining:
-            self._sessions.clear()
-        self._sessions.pop(weight, None)
+        for sessions in (self._sessions, self._older_sessions):
+            if self.says_draining:
+                sessions.clear()
+            sessions.discard(weight)
 
     def finish(self) -> None:
         """Note that a request is open no longer."""
@@ -96,16 +99,19 @@ class _Replica:
         is_draining = self.is_draining and state != Standing.EJECTED.value
         return ReplicaState("draining" if is_draining else state, self.outstanding)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether its backend would refuse a request."""
+        return self._limited is not None and self._limited.is_full
+
     def preference(self, weight: int | None, now_s: float) -> int:
         """0 if a request should come here, 1 if only for want of better, 2 if as a last resort."""
-        is_full = getattr(self.backend, "is_full", False)
-        if self.health.is_steady and not (self.is_draining or is_full):  # mostly: saves 1 us
-            return 0
         if self.health.standing(self.outstanding, now_s) is Standing.EJECTED:
             return 2
-        is_welcome = not self.is_draining or weight in self._sessions
+        is_known = weight in self._sessions or weight in self._older_sessions
+        is_welcome = is_known or not self.is_draining
         has_room = self.health.has_room(self.outstanding)
-        return 0 if is_welcome and has_room and not is_full else 1
+        return 0 if is_welcome and has_room and not self.is_full else 1
 
 
 class ReplicaSet:
@@ -182,17 +188,29 @@ class ReplicaSet:
             BackendError: The replica gave no reply, or neither of two accepted the request.
         """
         order = self._in_turn() if request.session is None else self._known_order(request.session)
-        replica, weight = self._best(order)
-        try:
-            return await self._send(replica, weight, request)
-        except (BackendUnavailable, BackendConnectTimeout, BackendQueueFull):
-            if len(self._replicas) == 1:
-                raise
-        # Chosen anew, since much may have happened while the request waited.
-        if request.session is None:
-            order = self._in_turn()
-        other, weight = self._best([pair for pair in order if pair[0] is not replica])
-        return await self._send(other, weight, request)
+        others = len(order) - 1
+        while True:  # each further coroutine around the wait would cost 1 us
+            replica, weight = self._best(order)
+            health, epoch = replica.health, replica.health.epoch
+            replica.outstanding += 1
+            try:
+                reply = await replica.backend.send(request)
+            except BaseException as error:  # being cancelled says nothing of a replica
+                replica.finish()
+                if isinstance(error, _FAILURES):
+                    self._note_failure(replica, epoch, error)
+                if not (others and isinstance(error, _NOT_SENT)):
+                    raise
+            else:
+                if not health.is_steady and health.succeed(epoch, replica.outstanding):
+                    _log.info("replica has returned", upstream=self._name, replica=replica.name)
+                if weight is not None:
+                    (replica.remember if reply.status < 500 else replica.forget)(weight)
+                return HeldReply(reply, replica.finish)
+            # Chosen anew, since much may have happened while the request waited.
+            order = self._in_turn() if request.session is None else order
+            order = [pair for pair in order if pair[0] is not replica]
+            others = 0
 
     def new_session(self, make: Callable[[str], tuple[str, T]]) -> tuple[str, T]:
         """A session at the replica with the fewest requests open.
@@ -215,8 +233,8 @@ class ReplicaSet:
         """Ask all replicas for their health, and which of them are to drain.
 
         One that is ill so often in a row as ejects it is left out until it is well. One that drains
-        takes no new sessions, but keeps those of which it has answered, the 16384 most recent ones,
-        until it answers one of them with a server error.
+        takes no new sessions, but keeps those of which it has answered, the 16384 most recent ones
+        at least, until it answers one of them with a server error.
         """
         await self._look_up_drained()
         await asyncio.gather(*(self._check(replica) for replica in self._replicas.values()))
@@ -282,31 +300,11 @@ class ReplicaSet:
 
     def _best(self, order: _Order) -> tuple[_Replica, int | None]:
         """The first of an order that is fit, or the fittest."""
+        first = order[0][0]
+        if first.health.is_steady and not (first.is_draining or first.is_full):
+            return order[0]  # mostly
         now_s = self._clock()
-        first, weight = order[0]
-        if not first.preference(weight, now_s):
-            return order[0]
         return min(order, key=lambda pair: pair[0].preference(pair[1], now_s))
-
-    async def _send(
-        self, replica: _Replica, weight: int | None, request: UpstreamRequest
-    ) -> UpstreamReply:
-        """Send a request to one replica and note the outcome; being cancelled is none."""
-        epoch = replica.health.epoch
-        replica.outstanding += 1
-        try:
-            reply = await replica.backend.send(request)
-        except BaseException as error:
-            replica.finish()
-            if isinstance(error, BackendUnavailable | BackendTimeout | BackendExited):
-                self._note_failure(replica, epoch, error)
-            raise
-        health = replica.health
-        if not health.is_steady and health.succeed(epoch, replica.outstanding):
-            _log.info("replica has returned", upstream=self._name, replica=replica.name)
-        if weight is not None:
-            (replica.remember if reply.status < 500 else replica.forget)(weight)
-        return HeldReply(reply, replica.finish)
 
     def _note_failure(self, replica: _Replica, epoch: int, error: BackendError) -> None:
         backoff_s = replica.health.fail(epoch, self._clock())
