@@ -1,7 +1,7 @@
 """The ASGI side of an exchange: the caller's body, the caller's leaving, the log line."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,6 @@ from proxy.capture.call import Call
 from proxy.capture.recorder import Recorder
 from proxy.errors import info_of
 from proxy.exchange import Exchange, Services
-from proxy.headers import value_of
 from proxy.ids import random_hex
 from proxy.leaving import Leaving
 from proxy.record import Record
@@ -59,17 +58,18 @@ class Gateway:
         With ``compacts`` the conversation is not continued but summed up.
         """
         headers = scope["headers"]
-        record = Record(caller.dialect.value, _request_id(headers))
+        fields = dict(headers)  # the last one of each name
+        record = Record(caller.dialect.value, _request_id(fields))
         recorder = self._recorder
         call = None if recorder is None else recorder.begin(record, headers)
         answer = Answer(send, record, call)
         exchange = Exchange(self._services, caller, headers, answer, record)
         run = partial(exchange.run, compacts=compacts)
         if recorder is None or call is None:
-            await self._attend(run, exchange.refuse, record, headers, receive)
+            await self._attend(run, exchange.refuse, record, fields, receive)
             return
         try:
-            await self._attend(run, exchange.refuse, record, headers, receive, call)
+            await self._attend(run, exchange.refuse, record, fields, receive, call)
         except BaseException:
             call.has_failed = True
             raise
@@ -79,17 +79,18 @@ class Gateway:
     async def relay(self, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one request to a relayed endpoint, as an ASGI application."""
         headers = scope["headers"]
-        record = Record(endpoint.path, _request_id(headers))
+        fields = dict(headers)
+        record = Record(endpoint.path, _request_id(fields))
         query, answer = scope["query_string"], Answer(send, record)
         relay = Relay(self._services.router, endpoint, headers, query, answer, record)
-        await self._attend(relay.run, relay.refuse, record, headers, receive)
+        await self._attend(relay.run, relay.refuse, record, fields, receive)
 
     async def _attend(
         self,
         run: Callable[[bytes], Awaitable[None]],
         refuse: Callable[[ErrorInfo], Awaitable[None]],
         record: Record,
-        headers: list[tuple[bytes, bytes]],
+        fields: Mapping[bytes, bytes],
         receive: Receive,
         call: Call | None = None,
     ) -> None:
@@ -108,7 +109,7 @@ class Gateway:
             is_gone = True
             task.cancel()
 
-        encoding = value_of(headers, b"content-encoding")
+        encoding = fields.get(b"content-encoding", b"").decode("latin-1")
         pieces: list[bytes] = []
         try:
             try:
@@ -143,5 +144,5 @@ class Gateway:
             record.write(_log)
 
 
-def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
-    return value_of(headers, b"x-request-id") or random_hex()
+def _request_id(fields: Mapping[bytes, bytes]) -> str:
+    return fields.get(b"x-request-id", b"").decode("latin-1") or random_hex()

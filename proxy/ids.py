@@ -9,10 +9,12 @@ _drawn: list[str] = []
 
 def random_hex() -> str:
     """32 random hexadecimal digits. Many are drawn at a system call: saves 2 us for each."""
-    while not _drawn:
-        digits = secrets.token_hex(16 * _DRAWN_AT_ONCE)
-        _drawn.extend(digits[at : at + 32] for at in range(0, len(digits), 32))
-    return _drawn.pop()
+    while True:
+        try:
+            return _drawn.pop()
+        except IndexError:  # not asked before: another thread might take the last
+            digits = secrets.token_hex(16 * _DRAWN_AT_ONCE)
+            _drawn.extend(digits[at : at + 32] for at in range(0, len(digits), 32))
 
 
 def random_id(prefix: str) -> str:

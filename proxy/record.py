@@ -16,13 +16,14 @@ Watch = Callable[[UpstreamRequest, UpstreamReply], UpstreamReply]
 class Record:
     """Facts of one request, for one log line; durations are in milliseconds.
 
-    ``started_s`` is when it began, on the clock of ``time.perf_counter``; ``has_strict_body`` says
-    that its body is a JSON object for strict readers, see ``Peek``.
+    ``started_s`` and ``ended_s`` are when it began and when its line was written, on the clock of
+    ``time.perf_counter``; ``has_strict_body`` says that its body is a JSON object for strict
+    readers, see ``Peek``.
     """
 
     def __init__(self, dialect: str, request_id: str) -> None:
         """Start the clock of a request in this dialect."""
-        self.started_s = time.perf_counter()
+        self.started_s = self.ended_s = time.perf_counter()
         self._answered: float | None = None
         self._first_byte: float | None = None
         self._queued_s = 0.0
@@ -57,7 +58,7 @@ class Record:
 
     def write(self, log: Any) -> None:
         """Write the line: an error of the upstream's or ours is a warning."""
-        ended = time.perf_counter()
+        self.ended_s = time.perf_counter()
         facts: dict[str, JSON] = {
             "request_id": self.request_id,
             "caller": self.dialect,
@@ -67,14 +68,14 @@ class Record:
             "stream": self.is_stream,
             "status": self.status,
             "outcome": self.outcome,
-            "total_ms": _ms(self.started_s, ended),
+            "total_ms": ms(self.started_s, self.ended_s),
         }
         if self._queued_s:
-            facts["queued_ms"] = _ms(0.0, self._queued_s)
+            facts["queued_ms"] = ms(0.0, self._queued_s)
         if self._answered is not None:
-            facts["upstream_ms"] = _ms(self.started_s, self._answered)
+            facts["upstream_ms"] = ms(self.started_s, self._answered)
         if self._first_byte is not None:
-            facts["first_byte_ms"] = _ms(self.started_s, self._first_byte)
+            facts["first_byte_ms"] = ms(self.started_s, self._first_byte)
         if self.usage is not None:
             facts["input_tokens"] = self.usage.input
             facts["output_tokens"] = self.usage.output
@@ -86,5 +87,6 @@ class Record:
         (log.warning if is_fault else log.info)("request", **facts)
 
 
-def _ms(start: float, end: float) -> float:
-    return round((end - start) * 1000, 2)
+def ms(start_s: float, end_s: float) -> float:
+    """The milliseconds between two times, in hundredths."""
+    return int((end_s - start_s) * 100_000 + 0.5) / 100  # a fifth of the cost of round()

@@ -17,7 +17,6 @@ _HEADERS = (
     *(b"x-session-id", b"session-id", b"session_id", b"thread-id", b"conversation_id"),
     b"x-dragoman-rollout",
 )
-_RANKS = {name: rank for rank, name in enumerate((*_HEADERS, b"cookie"))}
 _COOKIE = "Dragoman___session"
 _MEMBERS = ("prompt_cache_key", "previous_response_id")
 _LONGEST = 512
@@ -59,11 +58,11 @@ def session_of(
         request: The caller's request, as JSON text or decoded; both give the same key.
     """
     found = dict(reversed(headers))  # of several with one name the first counts
-    for name in sorted(_RANKS.keys() & found, key=_RANKS.__getitem__):
-        value = found[name].decode("latin-1")
-        session = _read_cookie(value) if name == b"cookie" else value
-        if session:
-            return _key(name.decode(), session)
+    for name in _HEADERS:
+        if value := found.get(name):
+            return _key(name.decode(), value.decode("latin-1"))
+    if b"cookie" in found and (session := _read_cookie(found[b"cookie"].decode("latin-1"))):
+        return _key("cookie", session)
     return _read_body(request)
 
 
