@@ -1,7 +1,7 @@
 """One request of a rollout and its reply, kept as they go by."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -15,11 +15,13 @@ from translators.wire import JSON
 _PIECE_BYTES = 96
 """What a piece takes besides its bytes: streams may come in very small ones."""
 
+_NO_ROOM = Budget(0)
 
-class Body(msgspec.Struct):
+
+class Body(msgspec.Struct, gc=False):
     """A body in pieces, each as it came.
 
-    ``times_s`` is when, on the record's clock; a request's are not noted.
+    ``times_s`` is when, on the record's clock.
     """
 
     pieces: list[bytes] = []
@@ -32,16 +34,15 @@ class Call(msgspec.Struct):
     """What is kept of a request and its reply: references to what passes, nothing else.
 
     Attributes:
-        id: The call's own.
         rollout: The rollout it belongs to.
         record: What the log tells of the request; read when the call is written.
         budget: Is charged for what is kept, until ``size_bytes`` is freed.
         started_unix_s: When it began.
-        ended_s: When it ended, on the record's clock.
         has_ended: Whether the reply came to its end.
         has_failed: Whether the application raised an exception.
         is_dropped: Whether there was no room for it; then no body is left.
-        request: The caller's request.
+        request: The caller's request, in pieces.
+        request_encoding: Its content encoding.
         reply: What the caller got; its type and encoding are in ``reply_headers``.
         reply_headers: The reply's headers.
         reply_status: The member ``status`` of a whole reply that was made here, and so is strict
@@ -50,16 +51,15 @@ class Call(msgspec.Struct):
         size_bytes: What the bodies take.
     """
 
-    id: str
     rollout: str
     record: Record
     budget: Budget
     started_unix_s: float
-    ended_s: float = 0.0
     has_ended: bool = False
     has_failed: bool = False
     is_dropped: bool = False
-    request: Body = msgspec.field(default_factory=Body)
+    request: Sequence[bytes] = ()
+    request_encoding: str = ""
     reply: Body = msgspec.field(default_factory=Body)
     reply_headers: Headers = []
     reply_status: JSON = UNSET
@@ -68,9 +68,13 @@ class Call(msgspec.Struct):
 
     def keep_request(self, pieces: list[bytes], encoding: str) -> None:
         """Keep what came of the request's body; the list is the call's from now on."""
-        if self._has_room(sum(map(len, pieces)) + _PIECE_BYTES * len(pieces)):
-            self.request.pieces = pieces
-            self.request.encoding = encoding
+        size_bytes = sum(map(len, pieces)) + _PIECE_BYTES * len(pieces)
+        if not self.budget.take(size_bytes):
+            self.drop()
+            return
+        self.size_bytes += size_bytes
+        self.request = pieces
+        self.request_encoding = encoding
 
     def keep_document(self, document: JSON, body: bytes) -> None:
         """Keep a whole reply that was made here, which ends with it."""
@@ -80,9 +84,15 @@ class Call(msgspec.Struct):
 
     def keep(self, body: Body, piece: bytes) -> None:
         """Keep a piece of a body."""
-        if piece and self._has_room(len(piece) + _PIECE_BYTES):
-            body.pieces.append(piece)
-            body.times_s.append(time.perf_counter())
+        if not piece:
+            return
+        size_bytes = len(piece) + _PIECE_BYTES
+        if not self.budget.take(size_bytes):
+            self.drop()
+            return
+        self.size_bytes += size_bytes
+        body.pieces.append(piece)
+        body.times_s.append(time.perf_counter())
 
     def watch(self, request: UpstreamRequest, reply: UpstreamReply) -> UpstreamReply:
         """Keep what went to the upstream, and what it says; see ``Record.watch``."""
@@ -93,28 +103,18 @@ class Call(msgspec.Struct):
         return watched
 
     def drop(self) -> None:
-        """Forget the bodies, and give their room back."""
+        """Forget the bodies, and give their room back; from now on there is none."""
         self.is_dropped = True
-        self.request, self.reply, self.upstream = Body(), Body(), None
+        self.request, self.reply, self.upstream = (), Body(), None
         self.budget.give_back(self.size_bytes)
         self.size_bytes = 0
+        self.budget = _NO_ROOM
 
     def end(self) -> None:
-        """Note the end, and let go of the upstream: until it is written, little stays of a call."""
-        self.ended_s = time.perf_counter()
+        """Let go of the upstream: until it is written, little stays of a call."""
         self.record.watch = None
         if self.upstream is not None:
             self.upstream.end()
-
-    def _has_room(self, size_bytes: int) -> bool:
-        """Take room for more; if there is none, nothing at all is kept any more."""
-        if self.is_dropped:
-            return False
-        if not self.budget.take(size_bytes):
-            self.drop()
-            return False
-        self.size_bytes += size_bytes
-        return True
 
 
 class Upstream:

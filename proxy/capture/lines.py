@@ -3,16 +3,19 @@
 The members are those of NeMo Gym's captures, whose readers take these lines, and a few more.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from proxy.bodies import BodyError, decompress
-from proxy.capture.call import Body, Call, Upstream
+from proxy.capture.call import Call, Upstream
 from proxy.capture.json_lines import one_line
 from proxy.capture.streams import assemble
 from proxy.headers import value_of
+from proxy.ids import random_hex
+from proxy.record import ms
 from translators.errors import TranslationError
 from translators.wire import JSON
 
@@ -46,8 +49,8 @@ class _Whole(msgspec.Struct):
     error: JSON = None
 
 
-class _Body(msgspec.Struct, gc=False):
-    """A body that was read: on one line if it is a JSON object, and as it came.
+class _Reply(msgspec.Struct, gc=False):
+    """A reply that was read: on one line if it is a JSON object, and as it came.
 
     ``first_s`` is when its first content came.
     """
@@ -69,8 +72,8 @@ class _UpstreamSide(msgspec.Struct):
     response_raw: str | UnsetType
 
 
-class _Line(msgspec.Struct, gc=False):
-    """The members of a line, in their order."""
+class _Facts(msgspec.Struct, gc=False):
+    """The members of a line that stand before the bodies, in their order."""
 
     model_call_id: str
     rollout_id: str
@@ -83,109 +86,117 @@ class _Line(msgspec.Struct, gc=False):
     latency_ttft_ms: float | None
     status_code: int | None
     error_category: str | None
-    request: msgspec.Raw | None
-    response: msgspec.Raw | None
+
+
+class _Rest(msgspec.Struct):
+    """The members that most lines lack, at the end."""
+
     request_raw: str | UnsetType = UNSET
     response_raw: str | UnsetType = UNSET
     upstream: _UpstreamSide | UnsetType = UNSET
 
 
 _skim = msgspec.json.Decoder(_Whole).decode
-_append = msgspec.json.Encoder().encode_into
+_encode = msgspec.json.Encoder().encode
 
 
-def add_line(call: Call, lines: bytearray, request_limit_bytes: int) -> None:
-    """Add the line of a call that has ended to others.
+def line_of(call: Call, request_limit_bytes: int) -> list[bytes]:
+    """The line of a call that has ended, in pieces, so that bodies need not be copied.
 
     Args:
         call: A call that was not dropped.
-        lines: Gets the line at its end.
         request_limit_bytes: Largest request after decompression.
     """
     record = call.record
-    request = _read(call.request, request_limit_bytes, is_strict=record.has_strict_body)
+    started_s, name = record.started_s, record.upstream
+    strict = record.has_strict_body
+    request, data = _read(call.request, call.request_encoding, request_limit_bytes, strict)
     reply = _read_reply(call)
-    name = record.upstream
-    latency_s = call.ended_s - record.started_s
-    first_s = reply.first_s
-    line = _Line(
-        call.id,
+    latency_s = record.ended_s - started_s
+    facts = _Facts(
+        random_hex(),
         call.rollout,
         record.request_id,
         record.dialect,
         None if name is None else {"type": _MODEL_SERVERS, "name": name},
         call.started_unix_s,
         call.started_unix_s + latency_s,
-        round(latency_s * 1000, 2),
-        None if first_s is None else round((first_s - record.started_s) * 1000, 2),
+        ms(started_s, record.ended_s),
+        None if reply.first_s is None else ms(started_s, reply.first_s),
         record.status,
         _category(call, reply),
-        _json(request),
-        _json(reply),
     )
-    if request.line is None or reply.line is None:
-        line.request_raw = _text(request)
-        line.response_raw = _text(reply)
-    if call.upstream is not None:
-        line.upstream = _upstream_side(call, call.upstream, request_limit_bytes)
-    _append(line, lines, -1)
-    lines += b"\n"
+    if request is not None and reply.line is not None and call.upstream is None:
+        end = b"}\n"  # mostly
+    else:
+        rest = _Rest(_text(request, data), _text(reply.line, reply.data))
+        if call.upstream is not None:
+            rest.upstream = _upstream_side(call, call.upstream, request_limit_bytes)
+        members = _encode(rest)[1:]
+        end = b"%b%b\n" % (b"" if members == b"}" else b",", members)
+    return [
+        b'%b,"request":' % _encode(facts)[:-1],
+        request or b"null",
+        b',"response":',
+        reply.line or b"null",
+        end,
+    ]
 
 
 def _upstream_side(call: Call, side: Upstream, request_limit_bytes: int) -> _UpstreamSide:
-    request = _read(side.request, request_limit_bytes)
-    reply = _read(side.reply, _REPLY_LIMIT_BYTES)
+    request, _ = _read(side.request.pieces, "", request_limit_bytes)
+    reply, data = _read(side.reply.pieces, side.reply.encoding, _REPLY_LIMIT_BYTES)
     return _UpstreamSide(
         dialect=call.record.upstream_dialect,
         status_code=side.status,
-        request=_json(request),
-        response=_json(reply),
-        response_raw=_text(reply),  # a stream stays as it is: fixtures are made of its bytes
+        request=None if request is None else msgspec.Raw(request),
+        response=None if reply is None else msgspec.Raw(reply),
+        response_raw=_text(reply, data),  # a stream stays as it is: fixtures are made of its bytes
     )
 
 
-def _json(body: _Body) -> msgspec.Raw | None:
-    return None if body.line is None else msgspec.Raw(body.line)
+def _text(line: bytes | None, data: bytes) -> str | UnsetType:
+    """A body as it came, if it is no JSON object."""
+    return UNSET if line is not None or not data else data.decode("utf-8", "replace")
 
 
-def _text(body: _Body) -> str | UnsetType:
-    """A body that is no JSON object, as it came."""
-    if body.line is not None or not body.data:
-        return UNSET
-    return body.data.decode("utf-8", "replace")
-
-
-def _read(body: Body, limit_bytes: int, *, is_strict: bool = False) -> _Body:
-    data = b"".join(body.pieces)
-    if body.encoding or not data.startswith(b"{"):
+def _read(
+    pieces: Sequence[bytes], encoding: str, limit_bytes: int, is_strict: bool = False
+) -> tuple[bytes | None, bytes]:
+    """A body on one line, if it is a JSON object, and as it came, but for its encoding."""
+    data = b"".join(pieces)
+    if is_strict and data.isascii() and b"\n" not in data and not encoding:
+        return data, data  # most are so
+    if encoding or not data.startswith(b"{"):
         with suppress(BodyError):
-            data = decompress(data, body.encoding, limit_bytes)
-    return _Body(one_line(data, is_strict=is_strict), data)
+            data = decompress(data, encoding, limit_bytes)
+    return one_line(data, is_strict=is_strict), data
 
 
-def _read_reply(call: Call) -> _Body:
+def _read_reply(call: Call) -> _Reply:
     body = call.reply
     is_ours = call.reply_status is not UNSET
     if not is_ours:
         body.type = value_of(call.reply_headers, b"content-type")
         body.encoding = value_of(call.reply_headers, b"content-encoding")
     if not body.type.startswith("text/event-stream"):
-        reply = _read(body, _REPLY_LIMIT_BYTES, is_strict=is_ours)
-        reply.first_s = body.times_s[0] if body.times_s else None
+        line, data = _read(body.pieces, body.encoding, _REPLY_LIMIT_BYTES, is_ours)
         if is_ours:
-            reply.ending = _by_status(call.reply_status)
-        elif reply.line is not None:
-            reply.ending = _ending_of(reply.line)
-        return reply
-    pieces = [_read(body, _REPLY_LIMIT_BYTES).data] if body.encoding else body.pieces
+            ending = _by_status(call.reply_status)
+        else:
+            ending = None if line is None else _ending_of(line)
+        return _Reply(line, data, False, ending, body.times_s[0] if body.times_s else None)
+    pieces = body.pieces
+    if body.encoding:
+        pieces = [_read(pieces, body.encoding, _REPLY_LIMIT_BYTES)[1]]
     try:
         found = assemble(call.record.dialect, pieces)
     except (TranslationError, TypeError, ValueError, AttributeError, LookupError):
         # What a relayed upstream streams is nobody's promise; it is kept as it came.
-        return _Body(data=b"".join(pieces), is_stream=True)
+        return _Reply(data=b"".join(pieces), is_stream=True)
     first_s = None if found.first is None else body.times_s[found.first]
     data = b"".join(pieces) if found.document is None else b""
-    return _Body(found.document, data, True, found.ending, first_s)
+    return _Reply(found.document, data, True, found.ending, first_s)
 
 
 def _ending_of(line: bytes) -> str | None:
@@ -200,7 +211,7 @@ def _by_status(status: JSON) -> str | None:
     return _BY_RESPONSE_STATUS.get(status) if isinstance(status, str) else None
 
 
-def _category(call: Call, reply: _Body) -> str | None:
+def _category(call: Call, reply: _Reply) -> str | None:
     """What went wrong, in the words of NeMo Gym's captures; ``client_closed`` is our own."""
     if call.has_failed:
         return "exception"

@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from proxy.capture.call import Call
-from proxy.capture.lines import add_line
+from proxy.capture.lines import line_of
 from proxy.capture.rollout import rollout_of
 from proxy.capture.store import CaptureStore
 from proxy.capture.writer import Writer
-from proxy.ids import random_hex
 from proxy.record import Record
 from proxy.settings import Capture
 
@@ -29,8 +28,9 @@ class Recorder:
             OSError: Nothing can be written there.
         """
         store = CaptureStore(Path(settings.dir).expanduser(), fsync=settings.fsync)
-        add = partial(add_line, request_limit_bytes=max_body_bytes)
-        self._writer = Writer(store, add, settings.buffer_bytes)
+        make_line = partial(line_of, request_limit_bytes=max_body_bytes)
+        self._writer = Writer(store, make_line, settings.buffer_bytes)
+        self._budget = self._writer.budget
         self._keeps_upstream = settings.upstream
         self._open = 0
         self._idle: asyncio.Event | None = None
@@ -53,7 +53,7 @@ class Recorder:
         rollout = rollout_of(headers)
         if rollout is None:
             return None
-        call = Call(random_hex(), rollout, record, self._writer.budget, time.time())
+        call = Call(rollout, record, self._budget, time.time())
         if self._keeps_upstream:
             record.watch = call.watch
         self._open += 1
@@ -61,7 +61,8 @@ class Recorder:
 
     def end(self, call: Call) -> None:
         """Have a call written; its record and reply are complete."""
-        call.end()
+        if self._keeps_upstream:
+            call.end()
         self._writer.put(call)
         self._open -= 1
         if self._idle is not None and not self._open:

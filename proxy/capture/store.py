@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -19,6 +20,7 @@ MARK = ".capture.incomplete"
 """An empty file of this name says that a rollout lacks records."""
 
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
+_MOST_PIECES = 1024  # IOV_MAX of Linux and macOS
 _LOCK_LIMIT_S = 10.0
 _LOCK_PAUSE_S = 0.005
 
@@ -56,8 +58,12 @@ class CaptureStore:
         self._unsynced: set[str] = set()
         self._unnamed: set[str] = set()
 
-    def append(self, rollout: str, lines: bytes | bytearray) -> None:
+    def append(self, rollout: str, lines: Sequence[bytes]) -> None:
         """Append whole lines, all of them or none; only a crash of the machine can lose them.
+
+        Args:
+            rollout: Whose they are.
+            lines: Their bytes, cut anywhere.
 
         Raises:
             OSError: They cannot be written, or another process keeps the file locked.
@@ -68,7 +74,7 @@ class CaptureStore:
             _lock(file)
             size = os.fstat(file).st_size
             if size and os.pread(file, 1, size - 1) != b"\n":
-                lines = b"\n" + lines
+                lines = [b"\n", *lines]
             try:
                 _write(file, lines)
             except OSError:
@@ -124,10 +130,18 @@ def _sync(path: str, flags: int) -> None:
         os.close(file)
 
 
-def _write(file: int, data: bytes | bytearray) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
+def _write(file: int, pieces: Sequence[bytes]) -> None:
+    for start in range(0, len(pieces), _MOST_PIECES):
+        some = pieces[start : start + _MOST_PIECES]
+        if sys.platform == "win32":
+            rest = memoryview(b"".join(some))
+        else:
+            written = os.writev(file, some)
+            if written == sum(map(len, some)):
+                continue
+            rest = memoryview(b"".join(some))[written:]
+        while rest:
+            rest = rest[os.write(file, rest) :]
 
 
 def _lock(file: int) -> None:

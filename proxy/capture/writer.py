@@ -35,12 +35,12 @@ class Writer:
     """
 
     def __init__(
-        self, store: CaptureStore, add_line: Callable[[Call, bytearray], None], buffer_bytes: int
+        self, store: CaptureStore, line_of: Callable[[Call], list[bytes]], buffer_bytes: int
     ) -> None:
-        """Make a writer; ``add_line`` adds the line of a call to others."""
+        """Make a writer; ``line_of`` makes the line of a call, in pieces."""
         self.budget = Budget(buffer_bytes)
         self._store = store
-        self._add_line = add_line
+        self._line_of = line_of
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         # A file system that hangs must not keep the process from ending.
@@ -116,18 +116,16 @@ class Writer:
             self.budget.free(sum([call.size_bytes for call in calls]))
         self._report(failures)
 
-    def _lines_of(self, calls: list[Call]) -> bytearray:
-        """The lines of a rollout's calls that can be written."""
-        lines = bytearray()
+    def _lines_of(self, calls: list[Call]) -> list[bytes]:
+        """The lines of a rollout's calls that can be written, in pieces."""
+        lines: list[bytes] = []
         for call in calls:
             if call.is_dropped:
                 self._lose(call.rollout, "the buffer is full")
                 continue
-            size_bytes = len(lines)
             try:
-                self._add_line(call, lines)
+                lines += self._line_of(call)
             except Exception as error:  # noqa: BLE001 - the others have to be written
-                del lines[size_bytes:]
                 self._lose(call.rollout, f"an unexpected error: {error!r}")
         return lines
 

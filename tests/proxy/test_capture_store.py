@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -39,7 +39,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for n in range(int(sys.argv[3])):
     text = f'"{sys.argv[2]}-{n}-{"x" * (n % 7 * 30_000)}"'
-    store.append("a", b'{"model_call_id": ' + text.encode() + b"}\\n")
+    store.append("a", [b'{"model_call_id": ' + text.encode() + b"}\\n"])
     print(n, flush=True)
 """
 
@@ -86,7 +86,7 @@ def test_writer_that_is_killed(tmp_path: Path) -> None:
         pass
     process.kill()
     process.communicate()
-    CaptureStore(tmp_path).append("a", b'{"model_call_id": "b-0-"}\n')
+    CaptureStore(tmp_path).append("a", [b'{"model_call_id": "b-0-"}\n'])
     rollout = Rollout(tmp_path, "a")
     ids = [call.model_call_id or "" for call in rollout.calls()]
     assert [call_id.split("-")[1] for call_id in ids[:41]] == [str(n) for n in range(41)]
@@ -97,7 +97,7 @@ def test_writer_that_is_killed(tmp_path: Path) -> None:
 def test_torn_line_is_counted_and_the_next_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.capture.jsonl"
     path.write_bytes(b'{"model_call_id": "one"}\n{"model_call')
-    CaptureStore(tmp_path).append("a", b'{"model_call_id": "two"}\n')
+    CaptureStore(tmp_path).append("a", [b'{"model_call_id": "two"}\n'])
     path.write_bytes(path.read_bytes() + b'\n[1]\n{"status_code": "x"}\n\xff\n')
     rollout = Rollout(tmp_path, "a")
     assert [call.model_call_id for call in rollout.calls()] == ["one", "two"]
@@ -106,35 +106,47 @@ def test_torn_line_is_counted_and_the_next_one_is_whole(tmp_path: Path) -> None:
 
 def test_what_is_written_meanwhile_is_left_out(tmp_path: Path) -> None:
     store = CaptureStore(tmp_path)
-    store.append("a", b'{"model_call_id": "one"}\n{"model_call_id": "two"}\n')
+    store.append("a", [b'{"model_call_id": "one"}\n{"model_call_id": "two"}\n'])
     calls = Rollout(tmp_path, "a").calls()
     assert next(calls).model_call_id == "one"
-    store.append("a", b'{"model_call_id": "three"}\n')
+    store.append("a", [b'{"model_call_id": "three"}\n'])
     assert [call.model_call_id for call in calls] == ["two"]
+
+
+def write_short(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Let a write of several pieces take so many bytes only."""
+    real = os.write
+    monkeypatch.setattr(os, "writev", lambda file, pieces: real(file, b"".join(pieces)[:count]))
 
 
 def test_disk_that_gets_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a line does not stay."""
     store = CaptureStore(tmp_path)
-    store.append("a", b"{}\n")
-    real = os.write
+    store.append("a", [b"{}\n"])
 
     def write(file: int, data: memoryview) -> int:
-        if len(data) < 6:
-            raise OSError(28, "No space left on device")
-        return real(file, data[:4])
+        raise OSError(28, "No space left on device")
 
+    write_short(monkeypatch, 4)
     monkeypatch.setattr(os, "write", write)
     with pytest.raises(OSError, match="No space"):
-        store.append("a", b'{"a": 1}\n')
+        store.append("a", [b'{"a"', b": 1}\n"])
     assert (tmp_path / "a.capture.jsonl").read_bytes() == b"{}\n"
 
 
 def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
+    write_short(monkeypatch, 3)
     monkeypatch.setattr(os, "write", lambda file, data: real(file, data[:3]))
-    CaptureStore(tmp_path).append("a", b'{"a": 1}\n')
+    CaptureStore(tmp_path).append("a", [b'{"a"', b": 1}\n"])
     assert (tmp_path / "a.capture.jsonl").read_bytes() == b'{"a": 1}\n'
+
+
+def test_more_pieces_than_a_write_takes(tmp_path: Path) -> None:
+    lines = [piece for n in range(1500) for piece in (b'{"model_call_id": "', b"%d" % n, b'"}\n')]
+    CaptureStore(tmp_path).append("a", lines)
+    assert (tmp_path / "a.capture.jsonl").read_bytes() == b"".join(lines)
+    assert len(list(Rollout(tmp_path, "a").calls())) == 1500
 
 
 @pytest.mark.parametrize("fsync", [True, False])
@@ -149,13 +161,13 @@ def test_lines_are_on_the_disk_if_wanted(
 
     monkeypatch.setattr(os, "fsync", sync)
     store = CaptureStore(tmp_path, fsync=fsync)
-    store.append("a", b"{}\n")
-    store.append("a", b"{}\n")
+    store.append("a", [b"{}\n"])
+    store.append("a", [b"{}\n"])
     assert synced == []
     assert store.sync() == {}
     file = "a.capture.jsonl"
     assert synced == ([file, tmp_path.name] if fsync else [])
-    store.append("a", b"{}\n")
+    store.append("a", [b"{}\n"])
     store.sync()
     store.sync()
     assert synced == ([file, tmp_path.name, file] if fsync else [])
@@ -168,14 +180,14 @@ def test_lines_that_do_not_get_to_the_disk(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(5, "Input/output error")
 
     store = CaptureStore(tmp_path)
-    store.append("a", b"{}\n")
+    store.append("a", [b"{}\n"])
     store.sync()
     for rollout in ("a", "b", "c"):
-        store.append(rollout, b"{}\n")
+        store.append(rollout, [b"{}\n"])
     (tmp_path / "b.capture.jsonl").unlink()
     monkeypatch.setattr(os, "fsync", fail)
     assert store.sync().keys() == {"a", "b", "c"}  # b as a new name, for all that is known
-    store.append("a", b"{}\n")
+    store.append("a", [b"{}\n"])
     (tmp_path / "a.capture.jsonl").unlink()
     assert store.sync() == {}
 
@@ -186,9 +198,9 @@ def test_lock_that_is_never_given_back(tmp_path: Path, monkeypatch: pytest.Monke
     with (tmp_path / "a.capture.jsonl").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(BlockingIOError):
-            store.append("a", b"{}\n")
-        store.append("b", b"{}\n")
-    store.append("a", b"{}\n")
+            store.append("a", [b"{}\n"])
+        store.append("b", [b"{}\n"])
+    store.append("a", [b"{}\n"])
     assert len(read_records(tmp_path, "a")) == 1
 
 
@@ -207,8 +219,8 @@ def test_ids_that_do_not(rollout: str) -> None:
 
 def test_rollouts_of_a_folder(tmp_path: Path) -> None:
     store = CaptureStore(tmp_path)
-    store.append("b", b"{}\n")
-    store.append("a/b", b"{}\n")
+    store.append("b", [b"{}\n"])
+    store.append("a/b", [b"{}\n"])
     store.mark_incomplete("c")
     (tmp_path / "notes.txt").touch()
     found = {rollout.name: rollout.is_incomplete for rollout in find_rollouts(tmp_path)}
@@ -223,8 +235,8 @@ def test_rollouts_of_a_folder(tmp_path: Path) -> None:
 
 
 def call(rollout: str, budget: Budget, size_bytes: int = 10) -> Call:
-    made = Call(f"call of {rollout}", rollout, Record("chat", "r"), budget, 0.0)
-    made.keep(made.request, b"x" * size_bytes)
+    made = Call(rollout, Record("chat", "r"), budget, 0.0)
+    made.keep_request([b"x" * size_bytes], "")
     return made
 
 
@@ -238,14 +250,13 @@ def gate() -> Iterator[threading.Event]:
 def gated(folder: Path, gate: threading.Event, limit_bytes: int = 1000) -> Writer:
     """A writer that waits for a gate before each line."""
 
-    def add_line(call: Call, lines: bytearray) -> None:
+    def line_of(call: Call) -> list[bytes]:
         gate.wait()
-        lines += b'{"model_call_id": '
         if call.rollout == "bad":
             raise ZeroDivisionError
-        lines += msgspec.json.encode(call.id) + b"}\n"
+        return [b'{"model_call_id": ', msgspec.json.encode(call.rollout), b"}\n"]
 
-    made = Writer(CaptureStore(folder), add_line, limit_bytes)
+    made = Writer(CaptureStore(folder), line_of, limit_bytes)
     made.start()
     return made
 
@@ -256,7 +267,7 @@ def test_room_is_given_back_when_a_call_is_written(tmp_path: Path, gate: threadi
     writer.put(call("a", writer.budget, 600))
     lost = call("b", writer.budget, 600)
     assert lost.is_dropped
-    assert lost.request.pieces == []
+    assert not lost.request
     writer.put(lost)
     writer.put(call("a", writer.budget, 200))
     gate.set()
@@ -302,7 +313,7 @@ def test_fault_of_the_writer_costs_no_other(
     """Its thread goes on, and what it says names the worker that it belongs to."""
     append = CaptureStore.append
 
-    def fail(store: CaptureStore, rollout: str, lines: bytes | bytearray) -> None:
+    def fail(store: CaptureStore, rollout: str, lines: Sequence[bytes]) -> None:
         if rollout == "full":
             raise MemoryError(structlog.contextvars.get_contextvars()["worker"])
         append(store, rollout, lines)

@@ -74,13 +74,13 @@ def folder(tmp_path: Path) -> Path:
         "usage": {"input_tokens": 10, "output_tokens": 3, **details},
     }
     odd = {"choices": [1, {"message": 5}], "usage": {"prompt_tokens": True}, "output": {}}
-    store.append("a", record(response=chat))
-    store.append("a", record(dialect="responses", response=responses, latency_ms=500.0))
-    store.append("a", b'{"torn\n')
+    store.append("a", [record(response=chat)])
+    store.append("a", [record(dialect="responses", response=responses, latency_ms=500.0)])
+    store.append("a", [b'{"torn\n'])
     error = {"error_category": "rate_limit", "status_code": 429, "response": None}
-    store.append("a", record(**error, model_call_id="c3", latency_ttft_ms=None, started_at=9.0))
-    store.append("a", record(response=odd, model_ref=None, request=None))
-    store.append("a", record(response={"status": "completed"}, completed_at=20.0))
+    store.append("a", [record(**error, model_call_id="c3", latency_ttft_ms=None, started_at=9.0)])
+    store.append("a", [record(response=odd, model_ref=None, request=None)])
+    store.append("a", [record(response={"status": "completed"}, completed_at=20.0)])
     store.mark_incomplete("b")
     return tmp_path / "captures"
 
@@ -260,10 +260,10 @@ async def test_relayed_call_becomes_a_case_of_its_request(keeps: bool, tmp_path:
 def test_export_of_one_call(tmp_path: Path) -> None:
     """What cannot be a case is passed over: requests that were not read, unknown dialects."""
     store = CaptureStore(tmp_path / "c")
-    store.append("a", record(request=None))
-    store.append("a", record(dialect="messages", request={"model": "m"}))
+    store.append("a", [record(request=None)])
+    store.append("a", [record(dialect="messages", request={"model": "m"})])
     for name in ("c2", "c3"):
-        store.append("b", record(model_call_id=name, request=chat_request()))
+        store.append("b", [record(model_call_id=name, request=chat_request())])
     command = ["captures", "export", str(tmp_path / "c"), str(tmp_path / "f")]
     assert cli.main([*command, "a"]) == 1
     assert cli.main([*command, "--call", "c3"]) == 0
@@ -273,7 +273,7 @@ def test_export_of_one_call(tmp_path: Path) -> None:
 def test_export_of_rollouts_whose_names_become_the_same(tmp_path: Path) -> None:
     store = CaptureStore(tmp_path / "c")
     for rollout in ("a.b", "a-b", "A_b", "c"):
-        store.append(rollout, record(request=chat_request(rollout)))
+        store.append(rollout, [record(request=chat_request(rollout))])
     command = ["captures", "export", str(tmp_path / "c"), str(tmp_path / "f")]
     assert cli.main(command) == 0
     cases = tmp_path / "f" / "chat-responses"
