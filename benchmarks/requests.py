@@ -1,9 +1,12 @@
-"""What the load asks: requests of 1 KB and of 4 KB, alike in both dialects."""
+"""What the load asks: requests of 1, 4 and 32 KB, alike in both dialects."""
 
 import json
 from typing import Any, Final
 
-SIZES: Final = ("1 KB", "4 KB")
+SIZES: Final = ("1 KB", "4 KB", "32 KB")
+
+_STEPS: Final = {"4 KB": 1, "32 KB": 17}
+"""How often an agent has run a command before."""
 
 _INSTRUCTIONS: Final = (
     "You are a careful assistant that works inside a repository. Read before you write, prefer "
@@ -54,15 +57,15 @@ def request_body(dialect: str, model: str, size: str = "4 KB") -> bytes:
         dialect: ``chat`` or ``responses``.
         model: One of the upstream's; any but ``whole`` is asked for a stream.
         size: ``1 KB``: instructions and a question. ``4 KB``: an agent's third turn, which is
-            instructions, five items and two tools.
+            instructions, five items and two tools. ``32 KB``: its nineteenth, with 53 items.
     """
     stream = model != "whole"
     body: dict[str, Any] = {"model": model, "stream": stream}
     if dialect == "responses":
-        body |= _responses_question() if size == "1 KB" else _responses_turn()
+        body |= _responses_question() if size == "1 KB" else _responses_turn(_STEPS[size])
         body |= {"temperature": 0.7, "max_output_tokens": 1024, "store": False}
     else:
-        body |= _chat_question() if size == "1 KB" else _chat_turn()
+        body |= _chat_question() if size == "1 KB" else _chat_turn(_STEPS[size])
         body |= {"temperature": 0.7, "max_tokens": 1024}
         if stream:
             body["stream_options"] = {"include_usage": True}
@@ -87,50 +90,46 @@ def _chat_question() -> dict[str, Any]:
     }
 
 
-def _responses_turn() -> dict[str, Any]:
+def _responses_turn(steps: int) -> dict[str, Any]:
+    question = {"type": "input_text", "text": _QUESTION}
+    said = {"type": "output_text", "text": "I list the sources first."}
+    items: list[dict[str, Any]] = [{"type": "message", "role": "user", "content": [question]}]
+    for call_id in _call_ids(steps):
+        call = {"call_id": call_id, "name": "shell", "arguments": _ARGUMENTS}
+        items += [
+            {"type": "message", "role": "assistant", "content": [said]},
+            {"type": "function_call", **call},
+            {"type": "function_call_output", "call_id": call_id, "output": _LISTING},
+        ]
     return {
         "instructions": _INSTRUCTIONS,
-        "input": [
-            {
-                "type": "message",
-                "role": "user",
-                "content": [{"type": "input_text", "text": _QUESTION}],
-            },
-            {
-                "type": "message",
-                "role": "assistant",
-                "content": [{"type": "output_text", "text": "I list the sources first."}],
-            },
-            {
-                "type": "function_call",
-                "call_id": "call_1",
-                "name": "shell",
-                "arguments": _ARGUMENTS,
-            },
-            {"type": "function_call_output", "call_id": "call_1", "output": _LISTING},
-            {"type": "message", "role": "user", "content": _FOLLOW_UP},
-        ],
+        "input": [*items, {"type": "message", "role": "user", "content": _FOLLOW_UP}],
         "tools": [{"type": "function", "strict": False, **tool} for tool in _FUNCTIONS],
         "tool_choice": "auto",
         "parallel_tool_calls": True,
     }
 
 
-def _chat_turn() -> dict[str, Any]:
-    call = {
-        "id": "call_1",
-        "type": "function",
-        "function": {"name": "shell", "arguments": _ARGUMENTS},
-    }
+def _chat_turn(steps: int) -> dict[str, Any]:
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": _INSTRUCTIONS},
+        {"role": "user", "content": [{"type": "text", "text": _QUESTION}]},
+    ]
+    for call_id in _call_ids(steps):
+        function = {"name": "shell", "arguments": _ARGUMENTS}
+        call = {"id": call_id, "type": "function", "function": function}
+        said = "I list the sources first."
+        messages += [
+            {"role": "assistant", "content": said, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call_id, "content": _LISTING},
+        ]
     return {
-        "messages": [
-            {"role": "system", "content": _INSTRUCTIONS},
-            {"role": "user", "content": [{"type": "text", "text": _QUESTION}]},
-            {"role": "assistant", "content": "I list the sources first.", "tool_calls": [call]},
-            {"role": "tool", "tool_call_id": "call_1", "content": _LISTING},
-            {"role": "user", "content": _FOLLOW_UP},
-        ],
+        "messages": [*messages, {"role": "user", "content": _FOLLOW_UP}],
         "tools": [{"type": "function", "function": tool} for tool in _FUNCTIONS],
         "tool_choice": "auto",
         "parallel_tool_calls": True,
     }
+
+
+def _call_ids(steps: int) -> list[str]:
+    return [f"call_{number}" for number in range(1, steps + 1)]

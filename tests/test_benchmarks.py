@@ -22,7 +22,9 @@ def test_requests_ask_the_same_in_both_dialects(size: str) -> None:
     assert sent["messages"][-1]["content"] == chat["messages"][-1]["content"]
 
 
-@pytest.mark.parametrize(("size", "bytes_at_most"), [("1 KB", 1200), ("4 KB", 4200)])
+@pytest.mark.parametrize(
+    ("size", "bytes_at_most"), [("1 KB", 1200), ("4 KB", 4200), ("32 KB", 32768)]
+)
 def test_requests_are_as_large_as_their_column_says(size: str, bytes_at_most: int) -> None:
     for dialect in ("chat", "responses"):
         assert 0.9 * bytes_at_most < len(request_body(dialect, "whole", size)) < bytes_at_most
