@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
+from backends.aside import Aside
 from backends.base import Backend, UpstreamReply, UpstreamRequest
 from backends.errors import (
     BackendConnectTimeout,
@@ -26,7 +27,15 @@ from backends.errors import (
     BackendTimeout,
     BackendUnavailable,
 )
-from backends.health import Ejection, Health, Standing, Verdict, ask_health, why_silent
+from backends.health import (
+    CHECK_LIMIT_S,
+    Ejection,
+    Health,
+    Standing,
+    Verdict,
+    ask_health,
+    why_silent,
+)
 from backends.held import HeldReply
 
 _PROBE_LIMIT_S = 3.0
@@ -148,7 +157,7 @@ class ReplicaSet:
             ejection: When a replica is left out.
             check_interval_s: Pause between two questions for all replicas' health; 0 for never.
             list_drained: Names the replicas that are to drain; called in a thread before each
-                question.
+                question. What it says too late counts from the next question on.
             clock: Monotonic time in seconds.
         """
         rules = ejection or Ejection()
@@ -156,7 +165,8 @@ class ReplicaSet:
         self._replicas = {key: _Replica(key, b, rules) for key, b in replicas.items()}
         self._rules = rules
         self._check_interval_s = check_interval_s
-        self._list_drained = list_drained
+        self._listing = None if list_drained is None else Aside(list_drained)
+        self._is_listed = True
         self._checking: asyncio.Task[None] | None = None
         self._clock = clock
         self._turn = 0
@@ -336,11 +346,18 @@ class ReplicaSet:
         self._settle(replica)
 
     async def _look_up_drained(self) -> None:
-        """Learn which replicas are to drain."""
-        if self._list_drained is not None:
-            self._drained = await asyncio.to_thread(self._list_drained)
+        """Learn which replicas are to drain, if that can be had in time."""
+        if self._listing is None:
+            return
+        drained = await self._listing.answer(CHECK_LIMIT_S)
+        was_listed, self._is_listed = self._is_listed, drained is not None
+        if drained is not None:
+            self._drained = drained
             for replica in self._replicas.values():
                 self._settle(replica)
+        elif was_listed:
+            reason = f"no answer within {CHECK_LIMIT_S:.0f} s"
+            _log.warning("replicas to drain are unknown", upstream=self._name, reason=reason)
 
     def _settle(self, replica: _Replica) -> None:
         """Note whether a replica drains, as it says itself or as it was told."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from itertools import pairwise
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from backends import replicas as replicas_module
 from backends.base import UpstreamReply, UpstreamRequest
 from backends.drains import DrainFile
 from backends.errors import (
@@ -476,6 +478,28 @@ async def test_replica_that_is_told_to_drain() -> None:
     bench.fakes[NAMES[0]].status = 200
     assert await bench.send(first) != NAMES[0]
     assert {await bench.send(session) for session in others} == {NAMES[0]}
+
+
+async def test_list_of_what_drains_that_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas are asked for their health all the same; what it says late counts later."""
+    monkeypatch.setattr(replicas_module, "CHECK_LIMIT_S", 0.001)
+    gate = threading.Event()
+
+    def list_drained() -> set[str]:
+        gate.wait()
+        return {NAMES[0]}
+
+    bench = Bench(list_drained=list_drained)
+    bench.fakes[NAMES[1]].health = 503
+    with structlog.testing.capture_logs() as lines:
+        await bench.set.start()
+        await bench.set.check()
+    assert [state.state for state in bench.set.states()] == ["serving", "draining", "serving"]
+    assert [line["event"] for line in lines].count("replicas to drain are unknown") == 1
+    gate.set()
+    monkeypatch.setattr(replicas_module, "CHECK_LIMIT_S", 10.0)
+    await bench.set.check()
+    assert [state.state for state in bench.set.states()] == ["draining", "draining", "serving"]
 
 
 def test_a_drain_file(tmp_path: Path) -> None:
