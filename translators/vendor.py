@@ -4,6 +4,8 @@ Sources: vLLM's "Structured outputs" (``guided_*`` was retired in 0.12 and is ig
 that an answer would be unconstrained without a word), and what users send by mistake.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 
 from translators.canonical import Request
@@ -33,6 +35,12 @@ def unwrap_extra_body(request: Request, ctx: Context) -> Request:
     extra = {**nested, **request.extra}
     del extra["extra_body"]
     return msgspec.structs.replace(request, extra=extra)
+
+
+def wants_json(extra: Mapping[str, JSON]) -> bool:
+    """Whether vLLM's ``structured_outputs`` bind the answer to JSON."""
+    outputs = extra.get("structured_outputs")
+    return isinstance(outputs, dict) and any(outputs.get(name) for name in ("json", "json_object"))
 
 
 def modernise_guided(request: Request, ctx: Context) -> Request:

@@ -36,6 +36,7 @@ from translators.fates import Fate, with_fate
 from translators.names import ToolNames
 from translators.token_ids import MEMBERS as TOKEN_MEMBERS
 from translators.token_ids import carry
+from translators.vendor import wants_json
 from translators.wire import JSON, encode, extra_of, known_members, open_as
 
 _REQUEST_MEMBERS = known_members(schema.CreateChatCompletion) | schema.KNOBS
@@ -228,8 +229,9 @@ def write_request(request: Request, ctx: Context) -> dict[str, JSON]:
         body["logprobs"] = True
         if request.top_logprobs is not None:
             body["top_logprobs"] = request.top_logprobs
+    ctx.wants_json = wants_json(request.extra)
     if request.format is not None and ctx.bound_tool is None:  # else the answer has no text
-        ctx.wants_json = request.format.kind != "text"
+        ctx.wants_json |= request.format.kind != "text"
         body["response_format"] = write_format(request.format)
     if request.verbosity is not None:
         body["verbosity"] = request.verbosity

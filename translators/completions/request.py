@@ -17,6 +17,7 @@ from translators.context import Context
 from translators.errors import UnsupportedFeature
 from translators.fates import Fate, with_fate
 from translators.profiles import Render
+from translators.vendor import wants_json
 from translators.wire import JSON
 
 _REFUSED = {
@@ -78,8 +79,9 @@ def _write_options(request: Request, ctx: Context) -> dict[str, JSON]:
     if request.logprobs:
         ctx.top_logprobs = request.top_logprobs if isinstance(request.top_logprobs, int) else 0
         options["logprobs"] = request.top_logprobs or 0
+    ctx.wants_json = wants_json(request.extra)
     if request.format is not None:
-        ctx.wants_json = request.format.kind != "text"
+        ctx.wants_json |= request.format.kind != "text"
         options["response_format"] = write_format(request.format)
     if request.stream:
         options["stream"] = True
