@@ -3,9 +3,10 @@
 ``python guardian.py [--grace-s N] -- COMMAND...`` starts COMMAND in a session of its own and
 holds standard input as a life line. At its end of file, which the kernel delivers even if the
 process at the other end was killed, or at SIGTERM or SIGHUP, the group of COMMAND gets SIGTERM,
-and after the grace SIGKILL. A further SIGTERM, or SIGUSR1, cuts the grace short. If COMMAND
-exits by itself, what it left behind is ended in the same way. The exit status is COMMAND's; for a
-signal N it is 128 + N, and if COMMAND cannot be started 127 (not found) or 126.
+and after the grace SIGKILL. A further SIGTERM, or SIGUSR1, cuts the grace short; where SIGUSR1
+comes first there is no SIGTERM. If COMMAND exits by itself, what it left behind is ended in the
+same way. The exit status is COMMAND's; for a signal N it is 128 + N, and if COMMAND cannot be
+started 127 (not found) or 126.
 
 A server that is killed alone leaves its workers behind, and they keep the accelerator's memory
 (vllm#55510). On Linux the guardian therefore is a "child subreaper": orphans of the tree become
@@ -139,7 +140,7 @@ class Guardian:
         self._asked = True
         deadline_s = time.monotonic() + self._grace_s
         told: set[int] = set()
-        if self._status is None:
+        if self._status is None and not self._hurried:
             # Only the group at first: a server likes to end its own workers.
             told = self._targets(group_only=True)
             _send(-self._child, signal.SIGTERM)

@@ -154,6 +154,17 @@ async def test_a_signal_cuts_the_grace_short(family: Family) -> None:
         assert family.gone()
 
 
+async def test_what_gets_no_grace_is_not_told(family: Family) -> None:
+    """A server that is told would tell its callers that it is ended, and not why."""
+    for _ in range(5):
+        async with guarded(family, *PYTHON, REPORTS_TERM) as subject:
+            await subject.is_up()
+            subject.process.send_signal(guardian.HURRY)
+            assert await subject.status() == guardian.SIGNALLED + signal.SIGKILL
+            assert subject.process.stdout is not None
+            assert await subject.process.stdout.read() == b""
+
+
 async def test_so_does_a_further_term(family: Family) -> None:
     async with guarded(family, *PYTHON, REPORTS_TERM, grace_s=600) as subject:
         await subject.is_up()
