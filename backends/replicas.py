@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -66,7 +66,6 @@ class _Replica:
     def __init__(self, name: str, backend: Backend, rules: Ejection) -> None:
         self.name = name
         self.backend = backend
-        self._limited: Any = backend if hasattr(backend, "is_full") else None
         self.health = Health(rules)
         self.outstanding = 0
         self.says_draining = False
@@ -111,7 +110,7 @@ class _Replica:
     @property
     def is_full(self) -> bool:
         """Whether its backend would refuse a request."""
-        return self._limited is not None and self._limited.is_full
+        return getattr(self.backend, "is_full", False)
 
     def preference(self, weight: int | None, now_s: float) -> int:
         """0 if a request should come here, 1 if only for want of better, 2 if as a last resort."""

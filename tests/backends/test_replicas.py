@@ -459,6 +459,23 @@ async def test_all_sessions_leave_a_draining_replica_whose_answer_is_a_server_er
     assert home not in {await bench.send(session) for session in homes}
 
 
+async def test_draining_replica_keeps_its_most_recent_sessions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So many at least, twice as many at most."""
+    monkeypatch.setattr(replicas_module, "_REMEMBERED_SESSIONS", 3)
+    told: set[str] = set()
+    bench = Bench(*NAMES[:2], list_drained=lambda: told)
+    here = [name for name in sessions(60) if await bench.home(name) == NAMES[0]]
+    for name in here:
+        await bench.send(name)
+    told.add(NAMES[0])
+    await bench.set.check()
+    assert len(here) > 9
+    assert {await bench.send(name) for name in here[:-6]} == {NAMES[1]}
+    assert {await bench.send(name) for name in here[-3:]} == {NAMES[0]}
+
+
 async def test_replica_that_is_told_to_drain() -> None:
     """It keeps its sessions, whatever its health says, and whatever one request meets."""
     told: set[str] = {NAMES[0]}
