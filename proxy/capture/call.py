@@ -15,8 +15,6 @@ from translators.wire import JSON
 _PIECE_BYTES = 96
 """What a piece takes besides its bytes: streams may come in very small ones."""
 
-_NO_ROOM = Budget(0)
-
 
 class Body(msgspec.Struct, gc=False):
     """A body in pieces, each as it came.
@@ -68,13 +66,9 @@ class Call(msgspec.Struct):
 
     def keep_request(self, pieces: list[bytes], encoding: str) -> None:
         """Keep what came of the request's body; the list is the call's from now on."""
-        size_bytes = sum(map(len, pieces)) + _PIECE_BYTES * len(pieces)
-        if not self.budget.take(size_bytes):
-            self.drop()
-            return
-        self.size_bytes += size_bytes
-        self.request = pieces
-        self.request_encoding = encoding
+        if self._has_room(sum(map(len, pieces)) + _PIECE_BYTES * len(pieces)):
+            self.request = pieces
+            self.request_encoding = encoding
 
     def keep_document(self, document: JSON, body: bytes) -> None:
         """Keep a whole reply that was made here, which ends with it."""
@@ -84,15 +78,9 @@ class Call(msgspec.Struct):
 
     def keep(self, body: Body, piece: bytes) -> None:
         """Keep a piece of a body."""
-        if not piece:
-            return
-        size_bytes = len(piece) + _PIECE_BYTES
-        if not self.budget.take(size_bytes):
-            self.drop()
-            return
-        self.size_bytes += size_bytes
-        body.pieces.append(piece)
-        body.times_s.append(time.perf_counter())
+        if piece and self._has_room(len(piece) + _PIECE_BYTES):
+            body.pieces.append(piece)
+            body.times_s.append(time.perf_counter())
 
     def watch(self, request: UpstreamRequest, reply: UpstreamReply) -> UpstreamReply:
         """Keep what went to the upstream, and what it says; see ``Record.watch``."""
@@ -103,18 +91,25 @@ class Call(msgspec.Struct):
         return watched
 
     def drop(self) -> None:
-        """Forget the bodies, and give their room back; from now on there is none."""
+        """Forget the bodies, and give their room back; may be called again."""
         self.is_dropped = True
         self.request, self.reply, self.upstream = (), Body(), None
         self.budget.give_back(self.size_bytes)
         self.size_bytes = 0
-        self.budget = _NO_ROOM
 
     def end(self) -> None:
         """Let go of the upstream: until it is written, little stays of a call."""
         self.record.watch = None
         if self.upstream is not None:
             self.upstream.end()
+
+    def _has_room(self, size_bytes: int) -> bool:
+        """Take room for more; if there is none, nothing at all is kept any more."""
+        if self.is_dropped or not self.budget.take(size_bytes):
+            self.drop()
+            return False
+        self.size_bytes += size_bytes
+        return True
 
 
 class Upstream:

@@ -165,8 +165,6 @@ def _read(
 ) -> tuple[bytes | None, bytes]:
     """A body on one line, if it is a JSON object, and as it came, but for its encoding."""
     data = b"".join(pieces)
-    if is_strict and data.isascii() and b"\n" not in data and not encoding:
-        return data, data  # most are so
     if encoding or not data.startswith(b"{"):
         with suppress(BodyError):
             data = decompress(data, encoding, limit_bytes)
