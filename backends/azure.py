@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from backends.base import Backend, UpstreamReply, UpstreamRequest
+from backends.base import Backend, BackendReply, UpstreamRequest
 
 _OF_DEPLOYMENTS = frozenset(
     {
@@ -86,7 +86,7 @@ class AzureBackend:
         """Start the server."""
         await self._server.start()
 
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest) -> BackendReply:
         """Send a request; see ``Backend.send``."""
         path = self._path(request)
         headers = self._sign(request.headers)

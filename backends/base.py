@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from backends.held import Release
+
 Take = Callable[[bytes], Awaitable[None] | None]
 """Takes a piece of a body; returns what to wait for before the next one, if there is anything."""
 
@@ -55,6 +57,16 @@ class UpstreamReply(Protocol):
         """Release the connection; an unfinished body is abandoned and its connection closed."""
 
 
+class BackendReply(UpstreamReply, Protocol):
+    """A reply as backends give it: whoever passes it on can bind something to its end."""
+
+    def hold(self, release: Release, queued_s: float = 0.0) -> None:
+        """Call ``release`` once when the reply is closed, before the connection is released.
+
+        ``queued_s`` is how long the request waited for what is held, in seconds.
+        """
+
+
 async def pour(reply: UpstreamReply, take: Take) -> None:
     """Give a reply's body to ``take``, one call for each read.
 
@@ -91,7 +103,7 @@ class Backend(Protocol):
         reported by ``probe`` and ``send`` as well, so that the proxy can answer with the reason.
         """
 
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest) -> BackendReply:
         """Send a request and wait for status and headers of the reply.
 
         Cancelling the call abandons the request and closes its connection.

@@ -1,35 +1,31 @@
-"""A reply that holds something for as long as it is open."""
+"""Replies that hold something, such as a place at the server, for as long as they are open."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
-from backends.base import UpstreamReply
+Release = Callable[[], None]
+"""Gives back what was held; it may not raise."""
 
 
-class HeldReply:
-    """A reply as it is, which calls ``release`` once when it is closed.
+class Holder:
+    """What backends' replies have in common; see ``BackendReply``.
 
-    Status, headers and chunks are the reply's own, so that a layer costs no calls.
-    ``queued_s`` is how long its request waited before it was sent, in seconds.
+    It is a part of each reply, and no layer around it that every use would have to pass.
+
+    Attributes:
+        queued_s: How long the request waited before it was sent, in seconds.
     """
 
-    __slots__ = ("_release", "_reply", "chunks", "headers", "pour", "queued_s", "status")
+    queued_s = 0.0
+    _held: tuple[Release, ...] = ()
 
-    def __init__(
-        self, reply: UpstreamReply, release: Callable[[], None], queued_s: float = 0.0
-    ) -> None:
-        """Own ``reply``, whose own wait is added; ``release`` may not raise."""
-        self.queued_s: float = queued_s + getattr(reply, "queued_s", 0.0)
-        self.status = reply.status
-        self.headers = reply.headers
-        self.chunks = reply.chunks
-        self.pour = getattr(reply, "pour", None)
-        self._reply = reply
-        self._release: Callable[[], None] | None = release
+    def hold(self, release: Release, queued_s: float = 0.0) -> None:
+        """Call ``release`` when the reply is closed; ``queued_s`` is added to its wait."""
+        self._held = (release, *self._held)
+        if queued_s:
+            self.queued_s += queued_s
 
-    def aclose(self) -> Coroutine[Any, Any, None]:
-        """Release what is held, and then the connection; see ``UpstreamReply``."""
-        release, self._release = self._release, None
-        if release is not None:
+    def let_go(self) -> None:
+        """Release what is held, the latest first; nothing is released twice."""
+        held, self._held = self._held, ()
+        for release in held:
             release()
-        return self._reply.aclose()

@@ -1,7 +1,6 @@
 """No more requests at a server than it should have; the others wait for their turn."""
 
-from backends.base import Backend, UpstreamReply, UpstreamRequest
-from backends.held import HeldReply
+from backends.base import Backend, BackendReply, UpstreamRequest
 from backends.turns import Turns
 
 
@@ -39,7 +38,7 @@ class LimitedBackend:
         """Start the backend."""
         await self._backend.start()
 
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest) -> BackendReply:
         """Send a request when its turn has come; see ``Backend.send``.
 
         Cancelling the call gives up its place, in the queue or at the server.
@@ -57,7 +56,8 @@ class LimitedBackend:
         except BaseException:
             place.leave()
             raise
-        return HeldReply(reply, place.leave, place.queued_s)
+        reply.hold(place.leave, place.queued_s)
+        return reply
 
     async def probe(self) -> None:
         """Ask whether the backend answers, whatever waits; see ``Backend.probe``."""

@@ -1,11 +1,12 @@
 """Any OpenAI-compatible server by URL, over httpx's interface."""
 
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from typing import Any
 
 import httpx
 
-from backends.base import Take, UpstreamReply, UpstreamRequest, pour_chunks
+from backends.base import BackendReply, Take, UpstreamRequest, pour_chunks
 from backends.errors import (
     BackendBrokeOff,
     BackendConnectTimeout,
@@ -14,11 +15,12 @@ from backends.errors import (
     BackendUnavailable,
     BackendURLRefused,
 )
+from backends.held import Holder
 from backends.transport import Body
 
 
-class HTTPReply:
-    """An upstream's reply over httpx; see ``UpstreamReply``."""
+class HTTPReply(Holder):
+    """An upstream's reply over httpx; see ``BackendReply``."""
 
     def __init__(self, response: httpx.Response, backend: str) -> None:
         self.status = response.status_code
@@ -55,9 +57,11 @@ class HTTPReply:
         except httpx.TransportError as error:
             raise _rename(error, self._backend) from error
 
-    async def aclose(self) -> None:
-        """Release the connection; see ``UpstreamReply``."""
-        await self._stream().aclose()
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        """Release what is held at once, and then the connection; see ``UpstreamReply``."""
+        if self._held:
+            self.let_go()
+        return self._stream().aclose()
 
     def _stream(self) -> httpx.AsyncByteStream:
         assert isinstance(self._response.stream, httpx.AsyncByteStream)
@@ -103,7 +107,7 @@ class OpenAICompatibleBackend:
     async def start(self) -> None:
         """Nothing to start: the server runs already, or will."""
 
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest) -> BackendReply:
         """Send a request; see ``Backend.send``.
 
         Raises:

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from backends.aside import Aside
-from backends.base import Backend, UpstreamReply, UpstreamRequest
+from backends.base import Backend, BackendReply, UpstreamRequest
 from backends.errors import (
     BackendConnectTimeout,
     BackendError,
@@ -36,7 +36,6 @@ from backends.health import (
     ask_health,
     why_silent,
 )
-from backends.held import HeldReply
 
 _PROBE_LIMIT_S = 3.0
 _REMEMBERED_SESSIONS = 16384
@@ -190,7 +189,7 @@ class ReplicaSet:
         if self._check_interval_s > 0:
             self._checking = asyncio.create_task(self._keep_checking())
 
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest) -> BackendReply:
         """Send a request to the replica that it belongs to; see ``Backend.send``.
 
         Raises:
@@ -215,7 +214,8 @@ class ReplicaSet:
                     _log.info("replica has returned", upstream=self._name, replica=replica.name)
                 if weight is not None:
                     (replica.remember if reply.status < 500 else replica.forget)(weight)
-                return HeldReply(reply, replica.finish)
+                reply.hold(replica.finish)
+                return reply
             # Chosen anew, since much may have happened while the request waited.
             order = self._in_turn() if request.session is None else order
             order = [pair for pair in order if pair[0] is not replica]

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
-from backends.base import UpstreamReply, UpstreamRequest
+from backends.base import BackendReply, UpstreamRequest
 from backends.errors import BackendError, BackendUnavailable
 from backends.process import State
 from backends.traffic import Explain
@@ -13,7 +13,7 @@ from backends.traffic import Explain
 class Server(Protocol):
     """One launch of vLLM, as far as requests are concerned."""
 
-    async def send(self, request: UpstreamRequest, explain: Explain) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest, explain: Explain) -> BackendReply:
         """Send a request; ``explain`` makes errors of broken connections."""
 
 
@@ -71,7 +71,7 @@ class SpawnedVllm(ABC, Generic[S]):
             BackendExited: It did not.
         """
 
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest) -> BackendReply:
         """Send a request; during a restart it may wait for its end.
 
         Raises:

@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from backends.base import Take, UpstreamReply, UpstreamRequest, pour
+from backends.base import BackendReply, Take, UpstreamReply, UpstreamRequest, pour
 from backends.errors import BackendBrokeOff, BackendError
+from backends.held import Holder
 
 Explain = Callable[[BackendError], Awaitable[BackendError]]
 """Makes of a broken connection what the caller is told."""
@@ -26,7 +27,7 @@ class Traffic:
         send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]],
         request: UpstreamRequest,
         explain: Explain,
-    ) -> UpstreamReply:
+    ) -> BackendReply:
         """Send a request; it counts until its reply is closed.
 
         Raises:
@@ -42,17 +43,21 @@ class Traffic:
             self.open -= 1
             raise
         self.heard += 1
-        return _CountedReply(reply, self, explain)
+        counted = _CountedReply(reply, self, explain)
+        counted.hold(self._end)
+        return counted
+
+    def _end(self) -> None:
+        self.open -= 1
 
 
-class _CountedReply:
-    """A reply whose pieces count as signs of life; see ``UpstreamReply``."""
+class _CountedReply(Holder):
+    """A reply whose pieces count as signs of life; see ``BackendReply``."""
 
     def __init__(self, reply: UpstreamReply, traffic: Traffic, explain: Explain) -> None:
         self._reply = reply
         self._traffic = traffic
         self._explain = explain
-        self._is_open = True
 
     @property
     def status(self) -> int:
@@ -97,7 +102,5 @@ class _CountedReply:
 
     async def aclose(self) -> None:
         """Release the connection; may be called again."""
-        if self._is_open:
-            self._is_open = False
-            self._traffic.open -= 1
+        self.let_go()
         await self._reply.aclose()

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from backends.base import Backend, UpstreamReply, UpstreamRequest
+from backends.base import Backend, BackendReply, UpstreamRequest
 from backends.errors import BackendError, BackendTimeout, BackendUnavailable
 from backends.process import ManagedProcess
 from backends.spawn import Spawn
@@ -122,7 +122,7 @@ class VllmServer:
         await self._root.start()
         await self.process.start()
 
-    async def send(self, request: UpstreamRequest, explain: Explain) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest, explain: Explain) -> BackendReply:
         """Send a request to its API; ``explain`` makes errors of broken connections."""
         return await self.traffic.send(self._api.send, request, explain)
 

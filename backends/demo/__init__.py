@@ -45,10 +45,11 @@ from typing import Final
 
 import msgspec
 
-from backends.base import UpstreamReply, UpstreamRequest
+from backends.base import BackendReply, UpstreamRequest
 from backends.demo.model import MODEL
 from backends.demo.replies import complete, write_reply, write_stream
 from backends.demo.requests import JSON, Refused, read_request
+from backends.held import Holder
 
 
 class DemoBackend:
@@ -91,7 +92,7 @@ class DemoBackend:
     async def aclose(self) -> None:
         """Nothing has to be closed."""
 
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest) -> BackendReply:
         """Answer a request; refusals are replies with their status, nothing is raised."""
         path = request.path.partition("?")[0]
         if path not in _METHODS:
@@ -118,7 +119,7 @@ class DemoBackend:
 _METHODS: Final = {"/chat/completions": "POST", "/health": "GET", "/models": "GET"}
 
 
-class DemoReply:
+class DemoReply(Holder):
     """A reply that is made while it is read."""
 
     def __init__(
@@ -150,6 +151,7 @@ class DemoReply:
 
     async def aclose(self) -> None:
         """Abandon the rest of the body."""
+        self.let_go()
         self._closed = True
 
 

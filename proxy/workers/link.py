@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from backends.base import Backend, UpstreamReply, UpstreamRequest
+from backends.base import Backend, BackendReply, UpstreamRequest
 from backends.errors import BackendError, BackendUnavailable
 from backends.process import State
 from backends.spawned import SpawnedVllm
@@ -170,7 +170,7 @@ class SharedServer:
         self.api = api
         self.traffic = Traffic()
 
-    async def send(self, request: UpstreamRequest, explain: Explain) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest, explain: Explain) -> BackendReply:
         """Send a request; ``explain`` makes errors of broken connections."""
         return await self.traffic.send(self.api.send, request, explain)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import httpx
 
-from backends.base import Backend, UpstreamReply, UpstreamRequest
+from backends.base import Backend, BackendReply, UpstreamRequest
 from backends.errors import BackendBrokeOff, BackendUnavailable
+from backends.held import Holder
 from backends.process import State
 from backends.vllm import VllmBackend
 from tests.backends.processes import Family
@@ -19,7 +20,7 @@ from tests.backends.processes import Family
 FAKE = Path(__file__).with_name("fake_vllm.py")
 
 
-class Reply:
+class Reply(Holder):
     """A reply that httpx has read already."""
 
     def __init__(self, response: httpx.Response) -> None:
@@ -51,7 +52,7 @@ class Inner:
     async def start(self) -> None:
         pass
 
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest) -> BackendReply:
         try:
             response = await self._client.request(
                 request.method,

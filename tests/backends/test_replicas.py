@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from backends import replicas as replicas_module
-from backends.base import UpstreamReply, UpstreamRequest
+from backends.base import BackendReply, UpstreamReply, UpstreamRequest
 from backends.drains import DrainFile
 from backends.errors import (
     BackendBrokeOff,
@@ -23,13 +23,14 @@ from backends.errors import (
     BackendUnavailable,
 )
 from backends.health import Ejection, Health, Standing
+from backends.held import Holder
 from backends.replicas import ReplicaSet
 from tests.backends.processes import until
 
 NAMES = ("http://a:8000/v1", "http://b:8000/v1", "http://c:8000/v1")
 
 
-class FakeReply:
+class FakeReply(Holder):
     """A reply of one piece."""
 
     def __init__(self, replica: str, status: int = 200) -> None:
@@ -41,6 +42,7 @@ class FakeReply:
         yield b"piece"
 
     async def aclose(self) -> None:
+        self.let_go()
         self.closed += 1
 
 
@@ -62,7 +64,7 @@ class FakeBackend:
     async def start(self) -> None:
         self.calls.append("start")
 
-    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest) -> BackendReply:
         if request.path == "/health":
             assert (request.method, request.is_at_root) == ("GET", True)
             return await self.answer_health()
@@ -73,7 +75,7 @@ class FakeBackend:
             raise self.trouble()
         return FakeReply(self.replica, self.status)
 
-    async def answer_health(self) -> UpstreamReply:
+    async def answer_health(self) -> BackendReply:
         self.calls.append("health")
         if self.gate is not None:
             await self.gate.wait()
