@@ -1,8 +1,10 @@
 """Random ids of requests, replies, items and captured calls."""
 
+import re
 import secrets
 
 _DRAWN_AT_ONCE = 256
+_cut = re.compile(".{32}").findall
 _drawn: list[str] = []
 """Hexadecimal digits to use up. No process inherits them: workers are started, not forked."""
 
@@ -13,8 +15,7 @@ def random_hex() -> str:
         try:
             return _drawn.pop()
         except IndexError:  # not asked before: another thread might take the last
-            digits = secrets.token_hex(16 * _DRAWN_AT_ONCE)
-            _drawn.extend(digits[at : at + 32] for at in range(0, len(digits), 32))
+            _drawn.extend(_cut(secrets.token_hex(16 * _DRAWN_AT_ONCE)))
 
 
 def random_id(prefix: str) -> str:
