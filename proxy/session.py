@@ -57,9 +57,9 @@ def session_of(
         headers: The caller's headers, with lower-case names.
         request: The caller's request, as JSON text or decoded; both give the same key.
     """
-    found = dict(reversed(headers))  # of several with one name the first counts
+    found = dict(headers)  # of several with one name the last counts
     for name in _HEADERS:
-        if value := found.get(name):
+        if name in found and (value := found[name]):
             return _key(name.decode(), value.decode("latin-1"))
     if b"cookie" in found and (session := _read_cookie(found[b"cookie"].decode("latin-1"))):
         return _key("cookie", session)
