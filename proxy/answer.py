@@ -43,8 +43,8 @@ class Answer:
             headers = [*headers, (b"x-request-id", self._record.request_id.encode("latin-1"))]
         if self.cookie is not None:
             headers = [*headers, self.cookie]
-        if self._call is not None:
-            self._call.reply_headers = headers
+        if self._call is not None and not self.is_whole:
+            self._call.begin_reply(headers)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, body: bytes) -> None:
@@ -76,6 +76,7 @@ class Answer:
     def whole_body(self, status: int, body: bytes, headers: Headers) -> Awaitable[None]:
         """Send the whole body of a reply; ``headers`` say what it is."""
         if self._call is not None:
+            self._call.begin_reply(headers)
             self._call.keep(self._call.reply, body)
             self._call.has_ended = True
         return self._send_whole(status, body, headers)

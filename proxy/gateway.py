@@ -61,7 +61,7 @@ class Gateway:
         fields = dict(headers)  # the last one of each name
         record = Record(caller.dialect.value, _request_id(fields))
         recorder = self._recorder
-        call = None if recorder is None else recorder.begin(record, headers)
+        call = None if recorder is None else recorder.begin(record, fields)
         answer = Answer(send, record, call)
         exchange = Exchange(self._services, caller, headers, answer, record)
         run = partial(exchange.run, compacts=compacts)

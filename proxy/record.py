@@ -16,16 +16,17 @@ Watch = Callable[[UpstreamRequest, UpstreamReply], UpstreamReply]
 class Record:
     """Facts of one request, for one log line; durations are in milliseconds.
 
-    ``started_s`` and ``ended_s`` are when it began and when its line was written, on the clock of
-    ``time.perf_counter``; ``has_strict_body`` says that its body is a JSON object for strict
+    ``started_s`` is when it began, on the clock of ``time.perf_counter``; ``total_ms`` is known
+    when its line was written. ``has_strict_body`` says that its body is a JSON object for strict
     readers, see ``Peek``.
     """
 
     def __init__(self, dialect: str, request_id: str) -> None:
         """Start the clock of a request in this dialect."""
-        self.started_s = self.ended_s = time.perf_counter()
+        self.started_s = time.perf_counter()
+        self.total_ms = 0.0
+        self.first_byte_ms: float | None = None
         self._answered: float | None = None
-        self._first_byte: float | None = None
         self._queued_s = 0.0
         self.error: ErrorInfo | None = None
         self.request_id = request_id
@@ -48,8 +49,8 @@ class Record:
 
     def first_byte(self) -> None:
         """Note that the caller's first body byte leaves."""
-        if self._first_byte is None:
-            self._first_byte = time.perf_counter()
+        if self.first_byte_ms is None:
+            self.first_byte_ms = ms(self.started_s, time.perf_counter())
 
     def fail(self, error: ErrorInfo) -> None:
         """Note what went wrong."""
@@ -58,7 +59,7 @@ class Record:
 
     def write(self, log: Any) -> None:
         """Write the line: an error of the upstream's or ours is a warning."""
-        self.ended_s = time.perf_counter()
+        self.total_ms = ms(self.started_s, time.perf_counter())
         facts: dict[str, JSON] = {
             "request_id": self.request_id,
             "caller": self.dialect,
@@ -68,14 +69,14 @@ class Record:
             "stream": self.is_stream,
             "status": self.status,
             "outcome": self.outcome,
-            "total_ms": ms(self.started_s, self.ended_s),
+            "total_ms": self.total_ms,
         }
         if self._queued_s:
             facts["queued_ms"] = ms(0.0, self._queued_s)
         if self._answered is not None:
             facts["upstream_ms"] = ms(self.started_s, self._answered)
-        if self._first_byte is not None:
-            facts["first_byte_ms"] = ms(self.started_s, self._first_byte)
+        if self.first_byte_ms is not None:
+            facts["first_byte_ms"] = self.first_byte_ms
         if self.usage is not None:
             facts["input_tokens"] = self.usage.input
             facts["output_tokens"] = self.usage.output

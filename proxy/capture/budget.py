@@ -14,11 +14,9 @@ class Budget:
         self._freed = 0
 
     def take(self, size_bytes: int) -> bool:
-        """Take so many bytes, unless there is no room for them."""
-        if self._taken - self._freed + size_bytes > self._limit_bytes:
-            return False
+        """Take so many bytes; if there is no room for them, they have to be given back."""
         self._taken += size_bytes
-        return True
+        return self._taken - self._freed <= self._limit_bytes
 
     def give_back(self, size_bytes: int) -> None:
         """Undo ``take``, on the event loop."""

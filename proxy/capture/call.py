@@ -4,7 +4,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 
 import msgspec
-from msgspec import UNSET
 
 from backends.base import Take, UpstreamReply, UpstreamRequest, pour
 from proxy.capture.budget import Budget
@@ -41,10 +40,11 @@ class Call(msgspec.Struct):
         is_dropped: Whether there was no room for it; then no body is left.
         request: The caller's request, in pieces.
         request_encoding: Its content encoding.
-        reply: What the caller got; its type and encoding are in ``reply_headers``.
+        document: What the caller got, if it is a whole reply that was made here, and so is strict
+            JSON on one line.
+        document_status: Its member ``status``.
+        reply: What the caller got else; its type and encoding are in ``reply_headers``.
         reply_headers: The reply's headers.
-        reply_status: The member ``status`` of a whole reply that was made here, and so is strict
-            JSON on one line; ``UNSET`` of any other.
         upstream: The upstream's side, if it is to be kept.
         size_bytes: What the bodies take.
     """
@@ -58,27 +58,38 @@ class Call(msgspec.Struct):
     is_dropped: bool = False
     request: Sequence[bytes] = ()
     request_encoding: str = ""
-    reply: Body = msgspec.field(default_factory=Body)
+    document: bytes | None = None
+    document_status: JSON = None
+    reply: Body | None = None
     reply_headers: Headers = []
-    reply_status: JSON = UNSET
     upstream: "Upstream | None" = None
     size_bytes: int = 0
 
     def keep_request(self, pieces: list[bytes], encoding: str) -> None:
         """Keep what came of the request's body; the list is the call's from now on."""
-        if self._has_room(sum(map(len, pieces)) + _PIECE_BYTES * len(pieces)):
+        size_bytes = 0
+        for piece in pieces:
+            size_bytes += len(piece) + _PIECE_BYTES
+        if self._has_room(size_bytes):
             self.request = pieces
             self.request_encoding = encoding
 
     def keep_document(self, document: JSON, body: bytes) -> None:
         """Keep a whole reply that was made here, which ends with it."""
-        self.keep(self.reply, body)
-        self.reply_status = document.get("status") if isinstance(document, dict) else None
+        if self._has_room(len(body) + _PIECE_BYTES):
+            self.document = body
+            self.document_status = document.get("status") if isinstance(document, dict) else None
         self.has_ended = True
 
-    def keep(self, body: Body, piece: bytes) -> None:
-        """Keep a piece of a body."""
-        if piece and self._has_room(len(piece) + _PIECE_BYTES):
+    def begin_reply(self, headers: Headers) -> None:
+        """Prepare to keep any other reply, piece by piece."""
+        if not self.is_dropped:
+            self.reply = Body()
+            self.reply_headers = headers
+
+    def keep(self, body: Body | None, piece: bytes) -> None:
+        """Keep a piece of a body, of which there is none once the call was dropped."""
+        if piece and body is not None and self._has_room(len(piece) + _PIECE_BYTES):
             body.pieces.append(piece)
             body.times_s.append(time.perf_counter())
 
@@ -93,23 +104,31 @@ class Call(msgspec.Struct):
     def drop(self) -> None:
         """Forget the bodies, and give their room back; may be called again."""
         self.is_dropped = True
-        self.request, self.reply, self.upstream = (), Body(), None
+        self.request, self.document, self.reply, self.upstream = (), None, None, None
         self.budget.give_back(self.size_bytes)
         self.size_bytes = 0
 
     def end(self) -> None:
-        """Let go of the upstream: until it is written, little stays of a call."""
-        self.record.watch = None
+        """Let go of what no line tells of: little should stay of a call until it is written.
+
+        Memory that is held is not the next request's, which then finds none that is cached: calls
+        that are held for 0.2 s at 4000 per second cost the event loop 6 us each.
+        """
+        record = self.record
+        record.model = record.usage = record.watch = None
+        record.losses = ()
         if self.upstream is not None:
             self.upstream.end()
 
     def _has_room(self, size_bytes: int) -> bool:
         """Take room for more; if there is none, nothing at all is kept any more."""
-        if self.is_dropped or not self.budget.take(size_bytes):
-            self.drop()
+        if self.is_dropped:
             return False
         self.size_bytes += size_bytes
-        return True
+        if self.budget.take(size_bytes):
+            return True
+        self.drop()
+        return False
 
 
 class Upstream:

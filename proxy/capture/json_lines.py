@@ -5,6 +5,8 @@ import msgspec
 from translators.errors import TranslationError
 from translators.wire import decode, encode
 
+_LF = 10  # a number: see translators.sse
+
 
 class _Anything(msgspec.Struct):
     """Any object; its members are read over."""
@@ -25,7 +27,7 @@ def one_line(body: bytes, *, is_strict: bool = False) -> bytes | None:
             UTF-8. To know it saves 4 us for 4 KB.
     """
     try:
-        if b"\n" in body:
+        if _LF in body:
             body = msgspec.json.format(body, indent=-1)
         if not is_strict:
             _check(body)

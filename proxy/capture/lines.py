@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from proxy.bodies import BodyError, decompress
-from proxy.capture.call import Call, Upstream
+from proxy.capture.call import Body, Call, Upstream
 from proxy.capture.json_lines import one_line
 from proxy.capture.streams import assemble
 from proxy.headers import value_of
@@ -52,14 +52,14 @@ class _Whole(msgspec.Struct):
 class _Reply(msgspec.Struct, gc=False):
     """A reply that was read: on one line if it is a JSON object, and as it came.
 
-    ``first_s`` is when its first content came.
+    ``first_ms`` is how long its first content took.
     """
 
     line: bytes | None = None
     data: bytes = b""
     is_stream: bool = False
     ending: str | None = None
-    first_s: float | None = None
+    first_ms: float | None = None
 
 
 class _UpstreamSide(msgspec.Struct):
@@ -108,11 +108,9 @@ def line_of(call: Call, request_limit_bytes: int) -> list[bytes]:
         request_limit_bytes: Largest request after decompression.
     """
     record = call.record
-    started_s, name = record.started_s, record.upstream
-    strict = record.has_strict_body
+    strict, name, total_ms = record.has_strict_body, record.upstream, record.total_ms
     request, data = _read(call.request, call.request_encoding, request_limit_bytes, strict)
     reply = _read_reply(call)
-    latency_s = record.ended_s - started_s
     facts = _Facts(
         random_hex(),
         call.rollout,
@@ -120,9 +118,9 @@ def line_of(call: Call, request_limit_bytes: int) -> list[bytes]:
         record.dialect,
         None if name is None else {"type": _MODEL_SERVERS, "name": name},
         call.started_unix_s,
-        call.started_unix_s + latency_s,
-        ms(started_s, record.ended_s),
-        None if reply.first_s is None else ms(started_s, reply.first_s),
+        call.started_unix_s + total_ms / 1000,
+        total_ms,
+        reply.first_ms,
         record.status,
         _category(call, reply),
     )
@@ -135,7 +133,8 @@ def line_of(call: Call, request_limit_bytes: int) -> list[bytes]:
         members = _encode(rest)[1:]
         end = b"%b%b\n" % (b"" if members == b"}" else b",", members)
     return [
-        b'%b,"request":' % _encode(facts)[:-1],
+        _encode(facts)[:-1],
+        b',"request":',
         request or b"null",
         b',"response":',
         reply.line or b"null",
@@ -172,29 +171,28 @@ def _read(
 
 
 def _read_reply(call: Call) -> _Reply:
-    body = call.reply
-    is_ours = call.reply_status is not UNSET
-    if not is_ours:
-        body.type = value_of(call.reply_headers, b"content-type")
-        body.encoding = value_of(call.reply_headers, b"content-encoding")
+    record = call.record
+    if call.document is not None:
+        ending = _by_status(call.document_status)
+        return _Reply(call.document, ending=ending, first_ms=record.first_byte_ms)
+    body = call.reply or Body()
+    body.type = value_of(call.reply_headers, b"content-type")
+    body.encoding = value_of(call.reply_headers, b"content-encoding")
     if not body.type.startswith("text/event-stream"):
-        line, data = _read(body.pieces, body.encoding, _REPLY_LIMIT_BYTES, is_ours)
-        if is_ours:
-            ending = _by_status(call.reply_status)
-        else:
-            ending = None if line is None else _ending_of(line)
-        return _Reply(line, data, False, ending, body.times_s[0] if body.times_s else None)
+        line, data = _read(body.pieces, body.encoding, _REPLY_LIMIT_BYTES)
+        first_ms = ms(record.started_s, body.times_s[0]) if body.times_s else None
+        return _Reply(line, data, False, None if line is None else _ending_of(line), first_ms)
     pieces = body.pieces
     if body.encoding:
         pieces = [_read(pieces, body.encoding, _REPLY_LIMIT_BYTES)[1]]
     try:
-        found = assemble(call.record.dialect, pieces)
+        found = assemble(record.dialect, pieces)
     except (TranslationError, TypeError, ValueError, AttributeError, LookupError):
         # What a relayed upstream streams is nobody's promise; it is kept as it came.
         return _Reply(data=b"".join(pieces), is_stream=True)
-    first_s = None if found.first is None else body.times_s[found.first]
+    first_ms = None if found.first is None else ms(record.started_s, body.times_s[found.first])
     data = b"".join(pieces) if found.document is None else b""
-    return _Reply(found.document, data, True, found.ending, first_s)
+    return _Reply(found.document, data, True, found.ending, first_ms)
 
 
 def _ending_of(line: bytes) -> str | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -48,9 +48,9 @@ class Recorder:
                     await self._idle.wait()
         await asyncio.to_thread(self._writer.close)
 
-    def begin(self, record: Record, headers: Iterable[tuple[bytes, bytes]]) -> Call | None:
+    def begin(self, record: Record, fields: Mapping[bytes, bytes]) -> Call | None:
         """A call to be kept until ``end``; ``None`` if the headers name no rollout."""
-        rollout = rollout_of(headers)
+        rollout = rollout_of(fields)
         if rollout is None:
             return None
         call = Call(rollout, record, self._budget, time.time())
@@ -61,8 +61,7 @@ class Recorder:
 
     def end(self, call: Call) -> None:
         """Have a call written; its record and reply are complete."""
-        if self._keeps_upstream:
-            call.end()
+        call.end()
         self._writer.put(call)
         self._open -= 1
         if self._idle is not None and not self._open:

@@ -1,6 +1,6 @@
 """To which rollout a request belongs: NeMo Gym's path prefix, or a header."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -26,8 +26,9 @@ def without_prefix(app: ASGIApp) -> ASGIApp:
     def answer(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         if scope["type"] == "http" and scope["path"].startswith(_START):
             prefix, changes = _split(scope["path"])
-            # Of several headers with this name the first counts.
-            scope = {**scope, **changes, "headers": [*prefix, *scope["headers"]]}
+            # Of several headers with this name the last counts.
+            scope = scope | changes
+            scope["headers"] = [*scope["headers"], *prefix]
         return app(scope, receive, send)
 
     return answer
@@ -45,9 +46,7 @@ def _split(path: str) -> tuple[Headers, Mapping[str, Any]]:
     return [(_HEADER, rollout.encode())], {"path": rest, "raw_path": quote(rest).encode()}
 
 
-def rollout_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The rollout that a request names, ``None`` if it names none."""
-    for name, value in headers:
-        if name == _HEADER and value:
-            return str(value, "utf-8", "backslashreplace")
-    return None
+def rollout_of(fields: Mapping[bytes, bytes]) -> str | None:
+    """The rollout that a request's headers name, ``None`` if they name none."""
+    value = fields.get(_HEADER)
+    return value.decode("utf-8", "backslashreplace") if value else None
