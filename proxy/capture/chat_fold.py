@@ -57,6 +57,10 @@ class ChatFold:
             chunk = {n: v for n, v in chunk.items() if v is not None or n not in self._members}
         self._members.update(chunk)
 
+    def skip_to_end(self, rest: bytes) -> bool:
+        """No chunk tells of those before it."""
+        return False
+
     def document(self) -> bytes | None:
         """The reply as one line of JSON; what ended it is ``error``."""
         if not self._members and self._error is None:

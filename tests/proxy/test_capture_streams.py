@@ -1,6 +1,6 @@
 """Streams of captures, put together again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -28,6 +28,13 @@ BOTH = [
     if case.upstream == "chat" and case.folder.name != "only-the-first-choice-is-read"
 ]
 """Chat upstreams that were asked twice, for a whole reply and for a stream."""
+
+
+OF_RESPONSES = [
+    pytest.param(case, id=case.folder.name)
+    for case in cases.STREAM_CASES
+    if case.upstream == "responses"
+]
 
 
 def chat(*pieces: bytes) -> tuple[JSON, Assembled]:
@@ -207,6 +214,45 @@ def test_last_event_has_the_whole_response(name: str, has_names: bool) -> None:
     assert document == response
     endings = {"completed": "complete", "incomplete": "incomplete", "failed": "error"}
     assert found.ending == endings[name]
+
+
+@pytest.mark.parametrize("end", [b"", DONE])
+def test_events_before_a_whole_response_are_not_read(end: bytes) -> None:
+    """What the first content was is known by then, and the last event tells all."""
+    *pieces, last = responses_stream(["a", "b"])
+    document, found = responses(*pieces, b"data: {\n\n", last[:9], last[9:] + end)
+    assert document["output"][0]["content"][0]["text"] == "ab"
+    assert (found.ending, found.first) == ("complete", responses(*pieces, last)[1].first)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda last: last.replace(b"\n", b"\r\n"),
+        lambda last: last + b": bye\n\n",
+        lambda last: b"id: 7\n" + last,
+        lambda last: last.rstrip(b"\n"),
+        lambda last: last.replace(b'"output":', b'\ndata: "output":'),
+    ],
+    ids=["crlf", "comment", "id", "no blank line", "two lines"],
+)
+def test_last_event_may_be_written_in_other_ways(change: Callable[[bytes], bytes]) -> None:
+    *pieces, last = responses_stream(["a", "b"])
+    assert responses(*pieces, change(last)) == responses(*pieces, last)
+
+
+@pytest.mark.parametrize("case", OF_RESPONSES)
+def test_responses_stream_is_the_same_however_it_is_cut(case: Case) -> None:
+    def outcome(*pieces: bytes) -> object:
+        try:
+            found = assemble("responses", pieces)
+        except UpstreamProtocolError as error:
+            return str(error)
+        return found.document, found.ending
+
+    stream = case.read(corpus.STREAM)
+    cut = outcome(*[stream[i : i + 50] for i in range(0, len(stream), 50)])
+    assert cut == outcome(stream)
 
 
 def test_response_is_kept_as_it_was_written() -> None:
