@@ -3,6 +3,7 @@
 Spec: Chat Completions, "The chat completion chunk object" and "The chat completion object".
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from translators.envelope import is_error
@@ -57,7 +58,7 @@ class ChatFold:
             chunk = {n: v for n, v in chunk.items() if v is not None or n not in self._members}
         self._members.update(chunk)
 
-    def skip_to_end(self, rest: bytes) -> bool:
+    def skip_to_end(self, rest: Sequence[bytes]) -> bool:
         """No chunk tells of those before it."""
         return False
 

@@ -6,6 +6,7 @@ before it tell what came.
 Spec: Responses, "Streaming events".
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -71,10 +72,11 @@ class ResponsesFold:
         elif not self.has_content:
             self.has_content = kind.endswith(".delta")
 
-    def skip_to_end(self, rest: bytes) -> bool:
+    def skip_to_end(self, rest: Sequence[bytes]) -> bool:
         """Read the last event alone, if it has the whole response: saves 2 us for each."""
-        begin = rest.rfind(b"\n\nevent: response.")
-        head, _, data = rest[begin:].removesuffix(DONE).partition(b"\ndata: ")
+        stream = b"".join(rest)
+        begin = stream.rfind(b"\n\nevent: response.")
+        head, _, data = stream[begin:].removesuffix(DONE).partition(b"\ndata: ")
         ending = _ENDINGS.get(head.removeprefix(b"\n\nevent: ").decode("latin-1"))
         if begin < 0 or ending is None or not data.endswith(b"\n\n"):
             return False

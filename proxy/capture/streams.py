@@ -39,7 +39,7 @@ class Fold(Protocol):
             TranslationError: It is not of this dialect.
         """
 
-    def skip_to_end(self, rest: bytes) -> bool:
+    def skip_to_end(self, rest: Sequence[bytes]) -> bool:
         """Whether the rest of a stream ends in what tells all of it, so that no more is fed."""
 
     def document(self) -> bytes | None:
@@ -72,7 +72,7 @@ def assemble(dialect: str, pieces: Sequence[bytes]) -> Assembled:
         if fold.has_content:
             break
         first += 1
-    if fold.skip_to_end(b"".join(pieces[first + 1 :])):
+    if fold.skip_to_end(pieces[first + 1 :]):
         return Assembled(fold.document(), fold.ending, first)
     for begin in range(first + 1, len(pieces), _PIECES_AT_ONCE):
         for frame in decoder.feed(b"".join(pieces[begin : begin + _PIECES_AT_ONCE])):
