@@ -21,8 +21,7 @@ class Holder:
     def hold(self, release: Release, queued_s: float = 0.0) -> None:
         """Call ``release`` when the reply is closed; ``queued_s`` is added to its wait."""
         self._held = (release, *self._held)
-        if queued_s:
-            self.queued_s += queued_s
+        self.queued_s += queued_s
 
     def let_go(self) -> None:
         """Release what is held, the latest first; nothing is released twice."""

@@ -59,8 +59,7 @@ class HTTPReply(Holder):
 
     def aclose(self) -> Coroutine[Any, Any, None]:
         """Release what is held at once, and then the connection; see ``UpstreamReply``."""
-        if self._held:
-            self.let_go()
+        self.let_go()
         return self._stream().aclose()
 
     def _stream(self) -> httpx.AsyncByteStream:

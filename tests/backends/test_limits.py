@@ -1,16 +1,19 @@
 """Limits: who waits, whose turn it is, and that no place is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
+import httpx
 import pytest
 
 from backends.base import BackendReply, UpstreamReply, UpstreamRequest
 from backends.errors import BackendQueueFull, BackendQueueTimeout, BackendUnavailable
 from backends.held import Holder
 from backends.limits import LimitedBackend
+from backends.openai_compatible import HTTPReply
 from backends.replicas import ReplicaSet
 from backends.turns import FairQueue, FairTurns, Limit, Ticket
+from tests.backends.test_held import BrokenStream
 
 
 class FakeReply(Holder):
@@ -40,6 +43,7 @@ class FakeBackend:
         self.calls: list[str] = []
         self.gate: asyncio.Event | None = None
         self.trouble: Exception | None = None
+        self.make_reply: Callable[[], BackendReply] = FakeReply
 
     async def start(self) -> None:
         self.calls.append("start")
@@ -50,7 +54,7 @@ class FakeBackend:
             await self.gate.wait()
         if self.trouble is not None:
             raise self.trouble
-        return FakeReply()
+        return self.make_reply()
 
     async def probe(self) -> None:
         self.calls.append("probe")
@@ -267,6 +271,15 @@ async def test_reply_frees_its_place_once_however_often_it_is_closed() -> None:
     await reply.aclose()
     await settle()
     assert bench.fake.asked == ["first", "a"]
+
+
+async def test_reply_that_cannot_be_closed_frees_its_place_all_the_same() -> None:
+    bench = Bench(Limit(1))
+    bench.fake.make_reply = lambda: HTTPReply(httpx.Response(200, stream=BrokenStream()), "main")
+    await bench.send("first")
+    with pytest.raises(httpx.CloseError):
+        await bench.open.pop().aclose()
+    await bench.send("second")
 
 
 async def test_only_posts_are_limited() -> None:
