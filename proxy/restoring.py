@@ -11,10 +11,10 @@ import msgspec
 
 from backends.base import Take, UpstreamReply
 from proxy.replies import is_sse, pour_plain
+from translators.sse import CR, LF
 from translators.wire import JSON, encode
 
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_CR, _LF = 13, 10  # numbers: see translators.sse
 _DATA = b"data:"
 _SIGN = b'"model"'
 _MODEL = re.compile(
@@ -38,7 +38,7 @@ class Restorer:
 
     def document(self, text: bytes) -> bytes:
         """JSON text with the members replaced; what is no object or lacks them all stays."""
-        if not any(text.find(sign) >= 0 for sign in self._signs):
+        if not any(sign in text for sign in self._signs):
             return text
         return _replace(text, self._members) or text
 
@@ -46,7 +46,7 @@ class Restorer:
         """A piece of a stream of server-sent events; an incomplete line waits for its end."""
         if self._opening and not self._tail and self._is_alike(chunk):
             return chunk.replace(self._opening, self._restored_opening)
-        if _LF not in chunk and _CR not in chunk:
+        if LF not in chunk and CR not in chunk:
             self._tail.append(chunk)
             return b""
         lines = b"".join([*self._tail, chunk]).splitlines(keepends=True)

@@ -10,7 +10,7 @@ import msgspec
 from translators.errors import UpstreamProtocolError
 from translators.wire import JSON, encode
 
-_CR, _LF = 13, 10  # numbers, which bytes are searched for in a seventh of the time
+CR, LF = 13, 10  # numbers, which bytes are searched for in a seventh of the time
 _BOM = b"\xef\xbb\xbf"
 DONE = b"data: [DONE]\n\n"
 """The frame that ends an OpenAI stream."""
@@ -54,12 +54,12 @@ class SSEDecoder:
             UpstreamProtocolError: One event is larger than the limit.
         """
         frames: list[Frame] = []
-        if not self._is_between or _CR in chunk:
+        if not self._is_between or CR in chunk:
             chunk = self._go_on(chunk, frames)
         *blocks, chunk = chunk.split(b"\n\n")
         for block in blocks:
             # What nearly all frames are: no fields to sort and no state, saves 1 us of 2.
-            if block.startswith(b"data: ") and _LF not in block:
+            if block.startswith(b"data: ") and LF not in block:
                 frames.append(Frame(None, block[6:]))
             elif named := _NAMED.fullmatch(block):
                 frames.append(Frame(named[1].decode("utf-8", "replace"), named[2]))
@@ -89,12 +89,12 @@ class SSEDecoder:
         """Normalize line ends and end the event that is under way; the rest has yet to be read."""
         if self._after_cr and chunk:
             self._after_cr = False
-            if chunk[0] == _LF:
+            if chunk[0] == LF:
                 chunk = chunk[1:]
         if self._at_start and chunk:
             chunk = self._strip_bom(chunk)
-        if _CR in chunk:
-            self._after_cr = chunk[-1] == _CR
+        if CR in chunk:
+            self._after_cr = chunk[-1] == CR
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         self._is_between = False
         head, newline, rest = chunk.partition(b"\n")
