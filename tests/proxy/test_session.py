@@ -50,6 +50,10 @@ def test_empty_and_misshapen_signs_do_not_count() -> None:
     assert both([], body) == both([], chat_request())
 
 
+def test_last_of_several_headers_with_one_name_counts() -> None:
+    assert both([(b"thread-id", b"a"), (b"thread-id", b"b")], {}) == "thread-id:b"
+
+
 def test_long_signs_make_short_keys() -> None:
     """Keys are remembered, so that long ones would be a way to fill the memory."""
     signs = ["k" * 512, "k" * 513, "k" * 100_000 + "a", "k" * 100_000 + "ü"]
