@@ -23,7 +23,6 @@ class Body(msgspec.Struct, gc=False):
 
     pieces: list[bytes] = []
     times_s: list[float] = []
-    type: str = ""
     encoding: str = ""
 
 
@@ -67,10 +66,7 @@ class Call(msgspec.Struct):
 
     def keep_request(self, pieces: list[bytes], encoding: str) -> None:
         """Keep what came of the request's body; the list is the call's from now on."""
-        size_bytes = 0
-        for piece in pieces:
-            size_bytes += len(piece) + _PIECE_BYTES
-        if self._has_room(size_bytes):
+        if self._has_room(sum(map(len, pieces)) + _PIECE_BYTES * len(pieces)):
             self.request = pieces
             self.request_encoding = encoding
 
@@ -102,7 +98,7 @@ class Call(msgspec.Struct):
         return watched
 
     def drop(self) -> None:
-        """Forget the bodies, and give their room back; may be called again."""
+        """Forget the bodies, and give their room back."""
         self.is_dropped = True
         self.request, self.document, self.reply, self.upstream = (), None, None, None
         self.budget.give_back(self.size_bytes)
@@ -136,10 +132,7 @@ class Upstream:
 
     def __init__(self, call: Call, reply: UpstreamReply) -> None:
         self.request = Body()
-        self.reply = Body(
-            type=reply.headers.get("content-type", ""),
-            encoding=reply.headers.get("content-encoding", ""),
-        )
+        self.reply = Body(encoding=reply.headers.get("content-encoding", ""))
         self.status = reply.status
         self._call = call
         self._reply = reply

@@ -176,15 +176,14 @@ def _read_reply(call: Call) -> _Reply:
         ending = _by_status(call.document_status)
         return _Reply(call.document, ending=ending, first_ms=record.first_byte_ms)
     body = call.reply or Body()
-    body.type = value_of(call.reply_headers, b"content-type")
-    body.encoding = value_of(call.reply_headers, b"content-encoding")
-    if not body.type.startswith("text/event-stream"):
-        line, data = _read(body.pieces, body.encoding, _REPLY_LIMIT_BYTES)
+    encoding = value_of(call.reply_headers, b"content-encoding")
+    if not value_of(call.reply_headers, b"content-type").startswith("text/event-stream"):
+        line, data = _read(body.pieces, encoding, _REPLY_LIMIT_BYTES)
         first_ms = ms(record.started_s, body.times_s[0]) if body.times_s else None
         return _Reply(line, data, False, None if line is None else _ending_of(line), first_ms)
     pieces = body.pieces
-    if body.encoding:
-        pieces = [_read(pieces, body.encoding, _REPLY_LIMIT_BYTES)[1]]
+    if encoding:
+        pieces = [_read(pieces, encoding, _REPLY_LIMIT_BYTES)[1]]
     try:
         found = assemble(record.dialect, pieces)
     except (TranslationError, TypeError, ValueError, AttributeError, LookupError):

@@ -13,7 +13,7 @@ import msgspec
 
 from proxy.capture.json_lines import one_line
 from translators.errors import UpstreamProtocolError
-from translators.sse import DONE, Frame
+from translators.sse import Frame, SSEDecoder
 from translators.wire import JSON, decode, encode
 
 _ENDINGS = {
@@ -76,14 +76,13 @@ class ResponsesFold:
         """Read the last event alone, if it has the whole response: saves 2 us for each."""
         stream = b"".join(rest)
         begin = stream.rfind(b"\n\nevent: response.")
-        head, _, data = stream[begin:].removesuffix(DONE).partition(b"\ndata: ")
-        ending = _ENDINGS.get(head.removeprefix(b"\n\nevent: ").decode("latin-1"))
-        if begin < 0 or ending is None or not data.endswith(b"\n\n"):
+        end = ResponsesFold()
+        for frame in SSEDecoder().feed(stream[begin:] if begin >= 0 else b""):
+            end.feed(frame)
+        if end._response is None:
             return False
-        if len(data.splitlines()) != 2:  # the event's data, and the blank line
-            return False
-        self._end(ending, data)
-        return self._response is not None
+        self.ending, self._response = end.ending, end._response
+        return True
 
     def document(self) -> bytes | None:
         """The response as one line of JSON."""
