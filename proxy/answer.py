@@ -1,7 +1,7 @@
 """The caller's side of an exchange: status, headers and body over ASGI."""
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from proxy.capture.call import Call
@@ -66,7 +66,7 @@ class Answer:
             self._call.has_ended = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def whole(self, status: int, document: JSON, headers: Headers) -> Awaitable[None]:
+    def whole(self, status: int, document: Mapping[str, JSON], headers: Headers) -> Awaitable[None]:
         """Send a JSON document as the whole reply."""
         body = encode(document)
         if self._call is not None:
@@ -88,7 +88,7 @@ class Answer:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def refuse(
-        self, error: ErrorInfo, document: JSON, headers: Headers | None = None
+        self, error: ErrorInfo, document: Mapping[str, JSON], headers: Headers | None = None
     ) -> None:
         """Send an error, of which ``document`` tells in the caller's dialect.
 

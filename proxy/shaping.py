@@ -116,24 +116,28 @@ PLAIN = Shaping()
 """Changes nothing."""
 
 
-class Change:
-    """What to change in one request."""
+class Change(msgspec.Struct, frozen=True):
+    """What to change in one request.
 
-    def __init__(
-        self, shaping: Shaping, extras: Extras | None, head: Peek, dialect: Dialect
-    ) -> None:
-        self._shaping = shaping
-        self._extras = extras
-        self._dialect = dialect
-        self._head = head
+    Attributes:
+        shaping: The settings.
+        extras: What the caller's metadata holds.
+        head: What the request says.
+        dialect: The upstream's.
+    """
+
+    shaping: Shaping
+    extras: Extras | None
+    head: Peek
+    dialect: Dialect
 
     def restores(self) -> dict[str, JSON]:
         """Members of a relayed reply -> what the caller knows them as."""
         found: dict[str, JSON] = {}
-        if self._head.model is not None and self._shaping.model not in (None, self._head.model):
-            found["model"] = self._head.model
-        if self._extras is not None and self._dialect is Dialect.RESPONSES:
-            found["metadata"] = self._head.metadata
+        if self.head.model is not None and self.shaping.model not in (None, self.head.model):
+            found["model"] = self.head.model
+        if self.extras is not None and self.dialect is Dialect.RESPONSES:
+            found["metadata"] = self.head.metadata
         return found
 
     def apply(self, members: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -150,13 +154,13 @@ class Change:
             UnsupportedFeature: The metadata or the settings ask for choices that a translation
                 does not read.
         """
-        shaping = self._shaping
-        if self._extras is None and shaping.renames_only:
+        shaping = self.shaping
+        if self.extras is None and shaping.renames_only:
             return {**members, "model": shaping.model}
         out = dict(members)
-        if self._extras is not None:
+        if self.extras is not None:
             self._strip_metadata(out)
-            for name, value in self._extras.body.items():
+            for name, value in self.extras.body.items():
                 out.setdefault(name, value)
         for name, value in shaping.defaults.items():
             out.setdefault(name, value)
@@ -171,12 +175,12 @@ class Change:
         return out
 
     def _is_relayed(self) -> bool:
-        caller = Dialect.RESPONSES if self._head.is_responses else Dialect.CHAT
-        return self._shaping.relays and caller is self._dialect
+        caller = Dialect.RESPONSES if self.head.is_responses else Dialect.CHAT
+        return self.shaping.relays and caller is self.dialect
 
     def _refuse_choices(self) -> NoReturn:
         """Refuse choices that the request itself does not ask for."""
-        asked = self._extras is not None and "n" in self._extras.body
+        asked = self.extras is not None and "n" in self.extras.body
         where = f"'metadata.{_EXTRA}'" if asked else "the model's settings"
         raise UnsupportedFeature(
             f"'n' in {where}: only one choice of a translated reply is read.",
@@ -190,7 +194,7 @@ class Change:
             out["metadata"] = rest
 
     def _merge_template(self, own: JSON, out: dict[str, JSON]) -> None:
-        shaping, extras = self._shaping, self._extras
+        shaping, extras = self.shaping, self.extras
         below = dict(shaping.defaults.get(TEMPLATE, {}))
         if extras is not None:
             below |= _read_object(TEMPLATE, extras.body.get(TEMPLATE)) | dict(extras.template)
@@ -200,13 +204,13 @@ class Change:
 
     def _set_effort(self, reasons: bool, out: dict[str, JSON]) -> None:
         """Ask for no reasoning, or take back that the request asks for none."""
-        no_effort = self._shaping.no_effort
-        if self._dialect is Dialect.CHAT:
+        no_effort = self.shaping.no_effort
+        if self.dialect is Dialect.CHAT:
             if not reasons:
                 out["reasoning_effort"] = no_effort
             elif read_member(out.get("reasoning_effort")) == no_effort:
                 del out["reasoning_effort"]
-        elif self._dialect is Dialect.RESPONSES:
+        elif self.dialect is Dialect.RESPONSES:
             reasoning = _read_object("reasoning", out.get("reasoning"))
             if not reasons:
                 out["reasoning"] = {**reasoning, "effort": no_effort}

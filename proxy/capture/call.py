@@ -66,16 +66,16 @@ class Call(msgspec.Struct):
 
     def keep_request(self, pieces: list[bytes], encoding: str) -> None:
         """Keep what came of the request's body; the list is the call's from now on."""
-        if self._has_room(sum(map(len, pieces)) + _PIECE_BYTES * len(pieces)):
-            self.request = pieces
-            self.request_encoding = encoding
+        self.request = pieces
+        self.request_encoding = encoding
+        self._charge(sum(map(len, pieces)) + _PIECE_BYTES * len(pieces))
 
-    def keep_document(self, document: JSON, body: bytes) -> None:
+    def keep_document(self, document: Mapping[str, JSON], body: bytes) -> None:
         """Keep a whole reply that was made here, which ends with it."""
-        if self._has_room(len(body) + _PIECE_BYTES):
-            self.document = body
-            self.document_status = document.get("status") if isinstance(document, dict) else None
+        self.document = body
+        self.document_status = document.get("status")
         self.has_ended = True
+        self._charge(len(body) + _PIECE_BYTES)
 
     def begin_reply(self, headers: Headers) -> None:
         """Prepare to keep any other reply, piece by piece."""
@@ -85,9 +85,10 @@ class Call(msgspec.Struct):
 
     def keep(self, body: Body | None, piece: bytes) -> None:
         """Keep a piece of a body, of which there is none once the call was dropped."""
-        if piece and body is not None and self._has_room(len(piece) + _PIECE_BYTES):
+        if piece and body is not None and not self.is_dropped:
             body.pieces.append(piece)
             body.times_s.append(time.perf_counter())
+            self._charge(len(piece) + _PIECE_BYTES)
 
     def watch(self, request: UpstreamRequest, reply: UpstreamReply) -> UpstreamReply:
         """Keep what went to the upstream, and what it says; see ``Record.watch``."""
@@ -101,7 +102,7 @@ class Call(msgspec.Struct):
         """Forget the bodies, and give their room back."""
         self.is_dropped = True
         self.request, self.document, self.reply, self.upstream = (), None, None, None
-        self.budget.give_back(self.size_bytes)
+        self.budget.taken_bytes -= self.size_bytes
         self.size_bytes = 0
 
     def end(self) -> None:
@@ -116,15 +117,13 @@ class Call(msgspec.Struct):
         if self.upstream is not None:
             self.upstream.end()
 
-    def _has_room(self, size_bytes: int) -> bool:
-        """Take room for more; if there is none, nothing at all is kept any more."""
-        if self.is_dropped:
-            return False
+    def _charge(self, size_bytes: int) -> None:
+        """Pay for what was just kept; if there is no room for it, nothing at all is kept."""
+        budget = self.budget
         self.size_bytes += size_bytes
-        if self.budget.take(size_bytes):
-            return True
-        self.drop()
-        return False
+        budget.taken_bytes += size_bytes
+        if self.is_dropped or budget.taken_bytes - budget.freed_bytes > budget.limit_bytes:
+            self.drop()
 
 
 class Upstream:

@@ -113,7 +113,7 @@ class Writer:
                     self._store.append(rollout, lines)
             except Exception as error:  # noqa: BLE001 - the thread has to go on
                 failures[rollout] = error
-            self.budget.free(sum([call.size_bytes for call in calls]))
+            self.budget.freed_bytes += sum([call.size_bytes for call in calls])
         self._report(failures)
 
     def _lines_of(self, calls: list[Call]) -> list[bytes]:
