@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import Final
 
-from benchmarks import beside_vllm, delay, limits, machine, run, workers
+from benchmarks import added, beside_vllm, delay, limits, machine, run, workers
 from benchmarks.replies import WrongReplyError
 from benchmarks.tables import figures_table, goals_table
 from tests.extras.cache import Unavailable
@@ -41,6 +41,9 @@ def main() -> int:
             shared = workers.measure(workers.UNLIMITED, rounds=6)
             keep("Workers", workers.report(shared))
             goals += shared.goals()
+            three = added.measure()
+            keep("What names, replicas and captures add", added.report(three))
+            goals += [one.goal() for one in three]
             keep("Beside vLLM's own Responses", _beside_vllm())
     except (machine.StartError, WrongReplyError) as exc:
         print(f"stopped: {exc}", file=sys.stderr)

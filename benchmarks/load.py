@@ -20,7 +20,7 @@ import msgspec
 
 from benchmarks.replies import ReplyReader, WrongReplyError, check
 from benchmarks.requests import SIZES, request_body
-from benchmarks.upstream import new_event_loop, stream_text
+from benchmarks.upstream import new_event_loop, streams
 
 START_EVERY_S: Final = 0.003
 """Seconds between the starts of two streams."""
@@ -50,7 +50,6 @@ class _Run:
         self.alias = alias
         self.size = size
         self._body = b""
-        self.text = ""
         self.until = 0.0
         self.reads = 0
         self.latency_s: list[float] = []
@@ -65,7 +64,6 @@ class _Run:
         body = request_body(self.dialect, model, self.size)
         self._body = body.replace(plain, aliased, 1)
         self.model = model
-        self.text = "" if model == "whole" else stream_text(int(model.split("-")[1]))
 
     def request(self, number: int) -> bytes:
         """The bytes of a connection's requests."""
@@ -80,7 +78,7 @@ class _Run:
         """Check a whole reply's body."""
         if self.alias and b'"%b"' % (self.alias + self.model).encode() not in body:
             raise WrongReplyError("the reply does not name the model that was asked for")
-        check(self.dialect, body, self.text)
+        check(self.dialect, body, self.model)
 
     def fail(self, error: Exception) -> None:
         """End the run with an error."""
@@ -191,7 +189,7 @@ async def measure(
     if wait_for_go:
         print("ready", flush=True)
         await loop.run_in_executor(None, sys.stdin.readline)
-    spread_s = START_EVERY_S * connections if model != "whole" else 0.0
+    spread_s = START_EVERY_S * connections if streams(model) else 0.0
     wall_s = await run.go(pool, seconds, spread_s)
     return Result(
         requests=len(run.latency_s),

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.upstream import REPLY_TEXT
+from benchmarks.upstream import has_token_ids, reply_text, streams
 
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:\s*chunked", re.IGNORECASE)
@@ -83,30 +83,34 @@ def _dechunked(data: bytes) -> bytes:
         at = end + 2 + size + 2
 
 
-def check(dialect: str, body: bytes, text: str) -> None:
-    """Check a reply: a stream if a text is expected of it.
+def check(dialect: str, body: bytes, model: str) -> None:
+    """Check a reply of one of the upstream's models.
 
     Raises:
         WrongReplyError: It does not say what the upstream said.
     """
     try:
-        if text:
-            _check_stream(dialect, body, text)
+        if streams(model):
+            _check_stream(dialect, body, reply_text(model))
         else:
-            _check_whole(dialect, body)
+            _check_whole(dialect, body, model)
     except (WrongReplyError, LookupError, ValueError) as exc:
         raise WrongReplyError(f"{exc!r} in {body[-1500:]!r}") from exc
 
 
-def _check_whole(dialect: str, body: bytes) -> None:
+def _check_whole(dialect: str, body: bytes, model: str) -> None:
     reply = msgspec.json.decode(body)
     if dialect == "chat":
         choice = reply["choices"][0]
-        end, text = choice["finish_reason"], choice["message"]["content"]
+        end, said = choice["finish_reason"], choice["message"]
+        text = said["content"]
     else:
-        end, text = reply["status"], reply["output"][-1]["content"][0]["text"]
-    if end not in ("stop", "completed") or text != REPLY_TEXT:
+        end, said = reply["status"], reply["output"][-1]
+        text = said["content"][0]["text"]
+    if end not in ("stop", "completed") or text != reply_text(model):
         raise WrongReplyError(f"ended with {end!r} and {len(text)} characters")
+    if has_token_ids(model) and not {"prompt_token_ids", "generation_log_probs"} <= said.keys():
+        raise WrongReplyError("the reply lacks its token ids or log-probs")
 
 
 def _check_stream(dialect: str, body: bytes, text: str) -> None:

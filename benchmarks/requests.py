@@ -3,6 +3,8 @@
 import json
 from typing import Any, Final
 
+from benchmarks.upstream import streams
+
 SIZES: Final = ("1 KB", "4 KB", "32 KB")
 
 _STEPS: Final = {"4 KB": 1, "32 KB": 17}
@@ -55,11 +57,11 @@ def request_body(dialect: str, model: str, size: str = "4 KB") -> bytes:
 
     Args:
         dialect: ``chat`` or ``responses``.
-        model: One of the upstream's; any but ``whole`` is asked for a stream.
+        model: One of the upstream's, which says whether a stream is asked for.
         size: ``1 KB``: instructions and a question. ``4 KB``: an agent's third turn, which is
             instructions, five items and two tools. ``32 KB``: its nineteenth, with 53 items.
     """
-    stream = model != "whole"
+    stream = streams(model)
     body: dict[str, Any] = {"model": model, "stream": stream}
     if dialect == "responses":
         body |= _responses_question() if size == "1 KB" else _responses_turn(_STEPS[size])

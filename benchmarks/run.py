@@ -10,6 +10,7 @@ import argparse
 import itertools
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -19,9 +20,9 @@ from benchmarks import machine
 from benchmarks.load import Result
 from benchmarks.plot import bar_chart
 from benchmarks.requests import SIZES
-from benchmarks.servers import ALIAS, Running, running
+from benchmarks.servers import Running, running
 from benchmarks.tables import Figure, markdown_table, number
-from benchmarks.upstream import BURST
+from benchmarks.upstream import BURST, streams
 
 PATHS: Final = {"chat": "/v1/chat/completions", "responses": "/v1/responses"}
 
@@ -54,9 +55,9 @@ class Row(NamedTuple):
     """The most connections at which it is measured."""
     once: bool = False
     """Whether one round has to do, since it takes long."""
+    settle_s: float = 0.0
+    """How long to wait for what the server does after its replies, which counts as well."""
 
-
-_ROLLOUT: Final = "/ng-rollout/benchmark-{}"
 
 ROWS: Final = (
     Row("straight to the upstream", None, "chat"),
@@ -65,14 +66,6 @@ ROWS: Final = (
     Row("Dragoman, Responses over Chat", "dragoman-chat", "responses"),
     Row("Dragoman, Chat over Responses", "dragoman-responses", "chat", False),
     Row("Dragoman, Responses on Responses (relayed)", "dragoman-responses", "responses", False),
-    *(
-        Row(f"Dragoman, {way}, {how}", server, dialect, False, _ROLLOUT, alias, most=32)
-        for how, server, alias in (
-            ("captured", "dragoman-captures", ""),
-            ("in full", "dragoman-full", ALIAS),
-        )
-        for way, dialect in (("Chat on Chat", "chat"), ("Responses over Chat", "responses"))
-    ),
     Row("LiteLLM, Chat on Chat", "litellm", "chat", False, most=32, once=True),
     Row("LiteLLM, Responses over Chat", "litellm", "responses", False, most=32, once=True),
 )
@@ -109,7 +102,7 @@ class Load(NamedTuple):
     @property
     def streams(self) -> bool:
         """Whether the replies are streams."""
-        return self.model != "whole"
+        return streams(self.model)
 
     @property
     def title(self) -> str:
@@ -166,10 +159,12 @@ def sample(port: int, pid: int | None, row: Row, load: Load, seconds: float) -> 
         assert process.stdout is not None
         if process.stdout.readline() != b"ready\n":
             raise machine.StartError(f"{row.title}: wrong replies at {load}")
+        time.sleep(row.settle_s)
         before = machine.cpu_ns(pid) if pid else 0
         process.stdin.write(b"go\n")
         process.stdin.flush()
         line = process.stdout.readline()
+        time.sleep(row.settle_s)
         used_ns = machine.cpu_ns(pid) - before if pid else 0
     finally:
         machine.stop(process)

@@ -12,7 +12,7 @@ import msgspec
 
 from benchmarks import machine
 from benchmarks.litellm_env import litellm, write_config
-from benchmarks.upstream import HOSTS
+from benchmarks.upstream import HOSTS, has_token_ids
 
 ALIAS: Final = "public-"
 """Stands before the names of models, where a server has names of its own for them."""
@@ -87,32 +87,48 @@ def _nginx(place: Place) -> Sequence[str] | None:
     return [program, "-e", "stderr", "-p", str(place.folder), "-c", str(conf)]
 
 
-def _dragoman(speaks: str, *, captures: bool = False) -> Callable[[Place], Sequence[str]]:
+def _dragoman(speaks: str) -> Callable[[Place], Sequence[str]]:
     def command(place: Place) -> Sequence[str]:
         return [
             *(machine.python(), "-m", "proxy", "serve"),
             *("--upstream", f"http://127.0.0.1:{place.upstream_port}/v1"),
             *("--upstream-speaks", speaks, "--port", str(place.port)),
-            *(("--capture-dir", str(place.folder / "captures")) if captures else ()),
         ]
 
     return command
 
 
+def _dragoman_named(place: Place) -> Sequence[str]:
+    """The upstream's names, some of them with token ids."""
+    return _configured(place, place.models, HOSTS[:1])
+
+
 def _dragoman_full(place: Place) -> Sequence[str]:
     """Ten names over three replicas, with captures."""
     names = [*place.models, *(f"idle-{i}" for i in range(_NAMES - len(place.models)))]
-    urls = [f"http://{host}:{place.upstream_port}/v1" for host in HOSTS]
+    captures = ["[capture]", f'dir = "{place.folder / "captures"}"']
+    return _configured(place, names, HOSTS, ALIAS, captures)
+
+
+def _configured(
+    place: Place,
+    names: Sequence[str],
+    hosts: Sequence[str],
+    alias: str = "",
+    more: Sequence[str] = (),
+) -> Sequence[str]:
+    urls = [f"http://{host}:{place.upstream_port}/v1" for host in hosts]
     lines = [
         "[upstreams.default]",
         f"urls = {msgspec.json.encode(urls).decode()}",
         'speaks = "chat"',
     ]
     for name in names:
-        lines += ["[[models]]", f'name = "{ALIAS}{name}"', f'upstream_model = "{name}"']
-    lines += ["[capture]", f'dir = "{place.folder / "captures"}"']
+        lines += ["[[models]]", f'name = "{alias}{name}"', f'upstream_model = "{name}"']
+        if has_token_ids(name):
+            lines.append("token_ids = true")
     config = place.folder / "dragoman.toml"
-    config.write_text("\n".join(lines))
+    config.write_text("\n".join([*lines, *more]))
     serve = [machine.python(), "-m", "proxy", "serve", "--config", str(config)]
     return [*serve, "--port", str(place.port)]
 
@@ -129,7 +145,7 @@ SERVERS: Final = {
     "nginx": Server(_nginx, "/health", optional=True),
     "litellm": Server(_litellm, "/health/liveliness", 120.0, optional=True),
     "dragoman-chat": Server(_dragoman("chat"), "/ready"),
-    "dragoman-captures": Server(_dragoman("chat", captures=True), "/ready"),
+    "dragoman-named": Server(_dragoman_named, "/ready"),
     "dragoman-full": Server(_dragoman_full, "/ready"),
     "dragoman-responses": Server(_dragoman("responses"), "/ready"),
 }

@@ -30,7 +30,7 @@ import msgspec
 from benchmarks import machine
 from benchmarks.replies import ReplyReader, WrongReplyError, check
 from benchmarks.requests import request_body
-from benchmarks.upstream import STREAM_HEAD, stream_text, stream_writes
+from benchmarks.upstream import STREAM_HEAD, stream_writes
 
 DELTAS: Final = 100
 GAP_S: Final = 0.005
@@ -39,7 +39,8 @@ STREAM_S: Final = DELTAS * GAP_S
 SEED: Final = 5
 """Of the random moments, which are the same for all proxies."""
 
-_WRITES: Final = stream_writes("chat", f"stream-{DELTAS}", include_usage=True)[0]
+_MODEL: Final = f"stream-{DELTAS}"
+_WRITES: Final = stream_writes("chat", _MODEL, include_usage=True)[0]
 _LIMIT_S: Final = 10.0  # for the streams that are open at the end
 
 _SO_TIMESTAMPNS: Final = 35
@@ -273,7 +274,7 @@ class Tap:
         for caller in callers:
             caller.close()
         for stream in self._streams:
-            check(dialect, stream.body, stream_text(DELTAS))
+            check(dialect, stream.body, _MODEL)
         counted = [stream for stream in self._streams if stream.due_s >= steady_s]
         return Delays(
             [stream.delay_ms for stream in counted],
@@ -294,7 +295,7 @@ def _clocks_ns(pid: int) -> tuple[int, int]:
 
 
 def _request(dialect: str, order: Order, number: int) -> bytes:
-    body = request_body(dialect, f"stream-{DELTAS}").replace(_QUESTION, _MARK % number, 1)
+    body = request_body(dialect, _MODEL).replace(_QUESTION, _MARK % number, 1)
     return (
         f"POST {order.path} HTTP/1.1\r\nhost: 127.0.0.1:{order.port}\r\n"
         "content-type: application/json\r\nauthorization: Bearer benchmark\r\n"

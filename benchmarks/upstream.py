@@ -5,6 +5,7 @@ dialects. What it does is chosen by the request's ``model``, which survives any 
 
 ==================== ==============================================================
 ``whole``            one reply of about 1 KB
+``tokens-N``         one reply of N tokens with their ids and log-probs; Chat only
 ``stream-N``         N deltas of about 200 bytes, each in a write of its own
 ``burst-N``          N deltas, ten to a write
 ``stream-N-Gms``     the same with G milliseconds between writes; also ``burst-N-Gms``
@@ -31,16 +32,41 @@ BURST: Final = 10
 HOSTS: Final = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 """Where it listens, on one port: as many replicas of itself."""
 
-REPLY_TEXT: Final = " ".join(f"word{i:04d}" for i in range(60))
-"""The text of a ``whole`` reply; with its envelope about 1 KB."""
+PROMPT_TOKENS: Final = 900
+
+WHOLE_TOKENS: Final = 120
+"""Tokens of a ``whole`` reply; with its envelope about 1 KB."""
 
 CREATED_UNIX_S: Final = 1_700_000_000
 
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"]*)"')
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 _INCLUDE_USAGE: Final = re.compile(rb'"include_usage"\s*:\s*true')
-_SHAPE: Final = re.compile(r"(whole)|(stream|burst)-(\d+)(?:-(\d+)ms)?")
+_SHAPE: Final = re.compile(r"(whole)|tokens-(\d+)|(stream|burst)-(\d+)(?:-(\d+)ms)?")
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
+
+
+def has_token_ids(model: str) -> bool:
+    """Whether a model's replies have token ids and log-probs."""
+    return model.startswith("tokens")
+
+
+def streams(model: str) -> bool:
+    """Whether a model's replies are streams."""
+    return model.startswith(("stream", "burst"))
+
+
+@functools.cache
+def reply_text(model: str) -> str:
+    """The text of a model's replies."""
+    if streams(model):
+        return stream_text(int(model.split("-")[1]))
+    return " ".join(f"word{i:04d}" for i in range(_tokens(model) // 2))
+
+
+def _tokens(model: str) -> int:
+    """How many tokens a whole reply has."""
+    return int(model.split("-")[1]) if has_token_ids(model) else WHOLE_TOKENS
 
 
 def delta_text(index: int) -> str:
@@ -76,25 +102,47 @@ STREAM_HEAD: Final = (
 
 
 def _chat_whole(model: str) -> bytes:
-    usage = {"prompt_tokens": 900, "completion_tokens": 120, "total_tokens": 1020}
+    generated = _tokens(model)
+    usage = {
+        "prompt_tokens": PROMPT_TOKENS,
+        "completion_tokens": generated,
+        "total_tokens": PROMPT_TOKENS + generated,
+    }
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": REPLY_TEXT,
+        "content": reply_text(model),
         "refusal": None,
         "tool_calls": [],
     }
-    return _dump(
-        {
-            "id": "chatcmpl-0123456789abcdef0123456789abcdef",
-            "object": "chat.completion",
-            "created": CREATED_UNIX_S,
-            "model": model,
-            "choices": [
-                {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-            ],
-            "usage": usage,
-        }
-    )
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    reply = {
+        "id": "chatcmpl-0123456789abcdef0123456789abcdef",
+        "object": "chat.completion",
+        "created": CREATED_UNIX_S,
+        "model": model,
+        "choices": [choice],
+        "usage": usage,
+    }
+    if has_token_ids(model):
+        ids = _token_ids(generated)
+        choice |= {"logprobs": {"content": [*map(_logprob, ids)]}, "token_ids": ids}
+        reply["prompt_token_ids"] = _token_ids(PROMPT_TOKENS)
+    return _dump(reply)
+
+
+def _token_ids(count: int) -> list[int]:
+    """As many different ids, as large as those of a vocabulary of 150 000."""
+    return [i * 7919 % 150_000 for i in range(count)]
+
+
+def _logprob(token_id: int) -> dict[str, Any]:
+    """A token as vLLM names it where it is asked for ids in place of texts."""
+    return {
+        "token": f"token_id:{token_id}",
+        "logprob": -(token_id + 1) / 150_000,
+        "bytes": [*f"token_id:{token_id}".encode()],
+        "top_logprobs": [],
+    }
 
 
 def _chat_frames(model: str, count: int, *, include_usage: bool) -> list[bytes]:
@@ -175,8 +223,8 @@ def _output_text(text: str) -> dict[str, Any]:
 
 
 def _responses_whole(model: str) -> bytes:
-    message = _message("completed", [_output_text(REPLY_TEXT)])
-    return _dump(_response_object(model, "completed", [message], 120))
+    message = _message("completed", [_output_text(reply_text(model))])
+    return _dump(_response_object(model, "completed", [message], WHOLE_TOKENS))
 
 
 def _responses_frames(model: str, count: int) -> list[bytes]:
@@ -248,14 +296,14 @@ def stream_writes(dialect: str, model: str, include_usage: bool) -> tuple[list[b
     """
     match = _SHAPE.fullmatch(model)
     assert match is not None
-    count, gap_ms = int(match[3]), int(match[4] or 0)
+    count, gap_ms = int(match[4]), int(match[5] or 0)
     if dialect == "chat":
         opening, *deltas, end = _chat_frames(model, count, include_usage=include_usage)
     else:
         opening, *deltas, end = _responses_frames(model, count)
     # A chunk of its own for each frame, also in a burst: that is how servers write.
     encoded = [_chunk(delta) for delta in deltas]
-    step = BURST if match[2] == "burst" else 1
+    step = BURST if match[3] == "burst" else 1
     grouped = [b"".join(encoded[i : i + step]) for i in range(0, len(encoded), step)]
     return [_chunk(opening), *grouped, _chunk(end) + b"0\r\n\r\n"], gap_ms / 1000
 
@@ -329,9 +377,9 @@ class UpstreamProtocol(asyncio.Protocol):
         named = _MODEL.search(request)
         model = named[1].decode() if named else ""
         shape = _SHAPE.fullmatch(model)
-        if shape is None or bool(shape[2]) != bool(_STREAM.search(request)):
+        if shape is None or streams(model) != bool(_STREAM.search(request)):
             self._transport.write(_UNSUITED)
-        elif shape[1]:
+        elif not streams(model):
             self._transport.write(whole_reply(dialect, model))
         else:
             include_usage = bool(_INCLUDE_USAGE.search(request))

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from benchmarks.added import CASES, Added, Pair
 from benchmarks.replies import ReplyReader, WrongReplyError, check
 from benchmarks.requests import SIZES, request_body
 from benchmarks.run import GOALS, ROWS, loads_at
 from benchmarks.tables import Figure, goals_table
-from benchmarks.upstream import stream_text, stream_writes, whole_reply
+from benchmarks.upstream import stream_writes, whole_reply
 from translators.translation import Translation
 
 
@@ -34,18 +35,34 @@ def test_requests_are_as_large_as_their_column_says(size: str, bytes_at_most: in
 def test_replies_are_read_in_any_cut(dialect: str) -> None:
     writes, _ = stream_writes(dialect, "stream-20", include_usage=True)
     stream = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"".join(writes)
-    for reply, text in ((whole_reply(dialect, "whole"), ""), (stream, stream_text(20))):
+    for reply, model in ((whole_reply(dialect, "whole"), "whole"), (stream, "stream-20")):
         reader = ReplyReader()
         ends = [reader.feed(reply[i : i + 1]) for i in range(len(reply))]
         assert ends.index(True) == len(reply) - 1
-        check(dialect, reader.take(), text)
+        check(dialect, reader.take(), model)
 
 
 @pytest.mark.parametrize("dialect", ["chat", "responses"])
 def test_a_stream_without_one_of_its_deltas_is_wrong(dialect: str) -> None:
     writes, _ = stream_writes(dialect, "stream-20", include_usage=True)
     with pytest.raises(WrongReplyError, match="of 180 characters"):
-        check(dialect, b"".join([*writes[:5], *writes[6:]]), stream_text(20))
+        check(dialect, b"".join([*writes[:5], *writes[6:]]), "stream-20")
+
+
+def test_a_reply_without_its_token_ids_is_wrong() -> None:
+    reader = ReplyReader()
+    assert reader.feed(whole_reply("chat", "tokens-4"))  # beside the message, not on it
+    with pytest.raises(WrongReplyError, match="token ids"):
+        check("chat", reader.take(), "tokens-4")
+
+
+def test_what_is_added_is_told_by_pairs() -> None:
+    """A slow minute, which both of a pair met, does not count."""
+    added = Added(CASES[0], [Pair(100, 108), Pair(200, 218), Pair(100, 112)])
+    assert added.percent == pytest.approx(9)
+    assert added.middle == pytest.approx((8, 12))
+    assert added.goal().verdict() == "reached"
+    assert Added(CASES[0], [Pair(100, 111)] * 2).goal().verdict() == "missed"
 
 
 def test_a_goal_that_was_not_measured_is_not_reached() -> None:
