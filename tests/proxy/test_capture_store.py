@@ -290,6 +290,15 @@ def test_call_that_loses_its_room_on_the_way() -> None:
     assert budget.taken_bytes == 0
 
 
+def test_what_comes_after_room_ran_out_is_neither_kept_nor_charged() -> None:
+    budget = Budget(300)
+    one = call("a", budget, 1000)
+    assert one.is_dropped
+    one.keep_document({"status": "completed"}, b"{}")
+    assert one.document is None
+    assert (one.size_bytes, budget.taken_bytes) == (0, 0)
+
+
 def test_line_that_fails_costs_no_other(
     tmp_path: Path, gate: threading.Event, log_lines: list[EventDict]
 ) -> None:
