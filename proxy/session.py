@@ -59,7 +59,7 @@ def session_of(
     """
     found = dict(headers)  # of several with one name the last counts
     for name in _HEADERS:
-        if name in found and (value := found[name]):
+        if value := found.get(name):
             return _key(name.decode(), value.decode("latin-1"))
     if b"cookie" in found and (session := _read_cookie(found[b"cookie"].decode("latin-1"))):
         return _key("cookie", session)
