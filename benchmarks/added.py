@@ -40,10 +40,10 @@ class Case(NamedTuple):
 
     def row(self, *, is_full: bool) -> Row:
         """How the servers are asked."""
+        row = Row(self.title, self.plain, self.dialect, settle_s=_SETTLE_S)
         if not is_full:
-            return Row(self.title, self.plain, self.dialect, settle_s=_SETTLE_S)
-        prefix = "/ng-rollout/benchmark-{}"
-        return Row(self.title, _FULL, self.dialect, True, prefix, ALIAS, settle_s=_SETTLE_S)
+            return row
+        return row._replace(server=_FULL, prefix="/ng-rollout/benchmark-{}", alias=ALIAS)
 
 
 def _load(model: str, size: str) -> Load:
@@ -94,7 +94,8 @@ class Added(NamedTuple):
     @property
     def middle(self) -> tuple[float, float]:
         """Between which shares the middle half of the pairs lies."""
-        low, _, high = statistics.quantiles(self._percents(), n=4)
+        shares = self._percents()
+        low, _, high = statistics.quantiles(shares if len(shares) > 1 else shares * 2, n=4)
         return low, high
 
     def _percents(self) -> list[float]:

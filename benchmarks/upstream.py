@@ -42,7 +42,7 @@ CREATED_UNIX_S: Final = 1_700_000_000
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"]*)"')
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 _INCLUDE_USAGE: Final = re.compile(rb'"include_usage"\s*:\s*true')
-_SHAPE: Final = re.compile(r"(whole)|tokens-(\d+)|(stream|burst)-(\d+)(?:-(\d+)ms)?")
+_SHAPE: Final = re.compile(r"whole|tokens-\d+|(stream|burst)-(\d+)(?:-(\d+)ms)?")
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 
 
@@ -165,9 +165,9 @@ def _chat_frames(model: str, count: int, *, include_usage: bool) -> list[bytes]:
     end = frame(choice({}, "stop"))
     if include_usage:
         tokens = {
-            "prompt_tokens": 900,
+            "prompt_tokens": PROMPT_TOKENS,
             "completion_tokens": count,
-            "total_tokens": 900 + count,
+            "total_tokens": PROMPT_TOKENS + count,
         }
         end += frame([], usage=tokens)
     return [
@@ -182,11 +182,11 @@ def _chat_frames(model: str, count: int, *, include_usage: bool) -> list[bytes]:
 
 def _response_object(model: str, status: str, output: list[Any], tokens: int) -> dict[str, Any]:
     usage = {
-        "input_tokens": 900,
+        "input_tokens": PROMPT_TOKENS,
         "input_tokens_details": {"cached_tokens": 0},
         "output_tokens": tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": 900 + tokens,
+        "total_tokens": PROMPT_TOKENS + tokens,
     }
     return {
         "id": "resp_0123456789abcdef0123456789abcdef",
@@ -296,14 +296,14 @@ def stream_writes(dialect: str, model: str, include_usage: bool) -> tuple[list[b
     """
     match = _SHAPE.fullmatch(model)
     assert match is not None
-    count, gap_ms = int(match[4]), int(match[5] or 0)
+    count, gap_ms = int(match[2]), int(match[3] or 0)
     if dialect == "chat":
         opening, *deltas, end = _chat_frames(model, count, include_usage=include_usage)
     else:
         opening, *deltas, end = _responses_frames(model, count)
     # A chunk of its own for each frame, also in a burst: that is how servers write.
     encoded = [_chunk(delta) for delta in deltas]
-    step = BURST if match[3] == "burst" else 1
+    step = BURST if match[1] == "burst" else 1
     grouped = [b"".join(encoded[i : i + step]) for i in range(0, len(encoded), step)]
     return [_chunk(opening), *grouped, _chunk(end) + b"0\r\n\r\n"], gap_ms / 1000
 
