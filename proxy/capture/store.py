@@ -8,9 +8,12 @@ import hashlib
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from proxy.capture.disk import can_sync_whole, sync_path, sync_whole
 
 if sys.platform != "win32":
     import fcntl
@@ -23,6 +26,9 @@ _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
 _MOST_PIECES = 1024  # IOV_MAX of Linux and macOS
 _LOCK_LIMIT_S = 10.0
 _LOCK_PAUSE_S = 0.005
+_MANY_FILES = 16
+"""From so many files on their file system is synced as a whole. Of 500 files each takes 125 us of
+CPU time by itself, and 25 us so, nearly all in threads of the kernel; 2000 take 0.5 s or 0.04 s."""
 
 
 def is_plain(rollout: str) -> bool:
@@ -38,7 +44,10 @@ def stem_of(rollout: str) -> str:
 
 
 class CaptureStore:
-    """Appends to the files of one folder; every method does blocking file work."""
+    """Appends to the files of one folder; every method does blocking file work.
+
+    One thread may append while another one syncs.
+    """
 
     def __init__(self, root: Path, *, fsync: bool = True) -> None:
         """Use a folder, which is made if need be.
@@ -55,8 +64,10 @@ class CaptureStore:
             raise PermissionError(13, os.strerror(13), str(root))
         self._root = root
         self._fsync = fsync
+        self._syncs_whole = fsync and can_sync_whole(root)
         self._unsynced: set[str] = set()
         self._unnamed: set[str] = set()
+        self._changing = threading.Lock()
 
     def append(self, rollout: str, lines: Sequence[bytes]) -> None:
         """Append whole lines, all of them or none; only a crash of the machine can lose them.
@@ -83,9 +94,10 @@ class CaptureStore:
         finally:
             os.close(file)  # which unlocks it
         if self._fsync:
-            self._unsynced.add(rollout)
-            if not size:
-                self._unnamed.add(rollout)
+            with self._changing:
+                self._unsynced.add(rollout)
+                if not size:
+                    self._unnamed.add(rollout)
 
     def sync(self) -> dict[str, OSError]:
         """Bring to the disk what was appended since the last time; after it, no crash loses it.
@@ -93,21 +105,29 @@ class CaptureStore:
         Returns:
             The rollouts of which some lines may not be there, and why.
         """
-        failures = {}
-        for rollout in self._unsynced:
+        with self._changing:
+            unsynced, self._unsynced = self._unsynced, set()
+            unnamed, self._unnamed = self._unnamed, set()
+        if len(unsynced) >= _MANY_FILES and self._syncs_whole:
             try:
-                _sync(self._path(rollout), os.O_RDWR)
+                sync_whole(self._root)
+            except OSError:
+                pass  # which files it is, they tell one by one
+            else:
+                return {}
+        failures = {}
+        for rollout in unsynced:
+            try:
+                sync_path(self._path(rollout), os.O_RDWR)
             except FileNotFoundError:
                 pass  # somebody has taken it away meanwhile
             except OSError as error:
                 failures[rollout] = error
-        if self._unnamed and sys.platform != "win32":
+        if unnamed and sys.platform != "win32":
             try:
-                _sync(str(self._root), os.O_RDONLY)  # which makes new files' names last
+                sync_path(str(self._root), os.O_RDONLY)  # which makes new files' names last
             except OSError as error:
-                failures |= dict.fromkeys(self._unnamed, error)
-        self._unsynced.clear()
-        self._unnamed.clear()
+                failures |= dict.fromkeys(unnamed, error)
         return failures
 
     def mark_incomplete(self, rollout: str) -> None:
@@ -120,14 +140,6 @@ class CaptureStore:
 
     def _path(self, rollout: str) -> str:
         return f"{self._root}/{stem_of(rollout)}{RECORDS}"
-
-
-def _sync(path: str, flags: int) -> None:
-    file = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _write(file: int, pieces: Sequence[bytes]) -> None:

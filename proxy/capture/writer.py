@@ -1,10 +1,9 @@
-"""The thread that writes captures, so that the event loop never waits for a disk."""
+"""The threads that write captures, so that the event loop never waits for a disk."""
 
 import atexit
 import contextvars
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -43,15 +42,17 @@ class Writer:
         self._line_of = line_of
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._closing = threading.Event()
-        # A file system that hangs must not keep the process from ending.
-        self._thread = threading.Thread(
-            target=contextvars.copy_context().run, args=(self._run,), name="captures", daemon=True
-        )
+        self._thread = _thread("captures", self._keep_writing)
+        self._has_written = threading.Event()
+        self._is_over = threading.Event()
+        # A disk that takes long must not hold up the writing.
+        self._syncing = _thread("captures-sync", self._keep_syncing)
 
     def start(self) -> None:
         """Begin to write; what nobody lets it write before is written as the process exits."""
         atexit.register(self.close)
         self._thread.start()
+        self._syncing.start()
 
     def put(self, call: Call) -> None:
         """Have a call written; never waits."""
@@ -62,34 +63,36 @@ class Writer:
         atexit.unregister(self.close)
         self._closing.set()
         self._queue.put(None)
-        self._thread.join(limit_s)
+        self._syncing.join(limit_s)
         if self._thread.is_alive():
             _log.warning("captures are lost", calls=self._queue.qsize(), why="no time left")
+        elif self._syncing.is_alive():
+            _log.warning("captures may not last", why="the disk takes too long")
 
-    def _run(self) -> None:
-        sync_at_s: float | None = None
+    def _keep_writing(self) -> None:
         is_over = False
         while not is_over:
-            wait_s = None if sync_at_s is None else max(0.0, sync_at_s - time.monotonic())
-            batch, is_over = self._take(wait_s)
-            if batch:
-                self._write(batch)
-                if sync_at_s is None:
-                    sync_at_s = time.monotonic() + _SYNC_S
-            if sync_at_s is not None and (is_over or time.monotonic() >= sync_at_s):
-                self._report(self._store.sync())
-                sync_at_s = None
+            batch, is_over = self._take()
+            self._write(batch)
+            if is_over:
+                self._is_over.set()
+            self._has_written.set()
 
-    def _take(self, wait_s: float | None) -> tuple[list[Call], bool]:
-        """The next call, and those that were put until now; whether these are the last.
+    def _keep_syncing(self) -> None:
+        is_over = False
+        while not is_over:
+            self._has_written.wait()
+            self._has_written.clear()
+            is_over = self._is_over.wait(_SYNC_S)
+            self._report(self._store.sync())
 
-        None if there is none for so many seconds.
-        """
+    def _take(self) -> tuple[list[Call], bool]:
+        """The next call, and those that were put until now; whether these are the last."""
         batch: list[Call] = []
+        call = self._queue.get()
+        if call is not None:
+            self._closing.wait(_GATHER_S)
         try:
-            call = self._queue.get(timeout=wait_s)
-            if call is not None:
-                self._closing.wait(_GATHER_S)
             while call is not None:
                 batch.append(call)
                 if len(batch) == _BATCH_CALLS:
@@ -139,3 +142,9 @@ class Writer:
             self._store.mark_incomplete(rollout)
         except OSError as error:
             _log.warning("a rollout cannot be marked", rollout=rollout, why=str(error))
+
+
+def _thread(name: str, run: Callable[[], None]) -> threading.Thread:
+    """A thread that logs as this one, and does not keep the process from ending."""
+    context = contextvars.copy_context()
+    return threading.Thread(target=context.run, args=(run,), name=name, daemon=True)

@@ -14,6 +14,7 @@ import structlog
 from structlog.typing import EventDict
 
 from proxy.app import create_app
+from proxy.capture import disk
 from proxy.capture import store as store_module
 from proxy.capture import writer as writer_module
 from proxy.capture.budget import Budget
@@ -192,6 +193,101 @@ def test_lines_that_do_not_get_to_the_disk(tmp_path: Path, monkeypatch: pytest.M
     assert store.sync() == {}
 
 
+def store_that_syncs_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, synced: list[str], error: OSError | None = None
+) -> CaptureStore:
+    """A store on a file system that can be synced as a whole, which may fail."""
+
+    def sync_whole(folder: Path) -> None:
+        synced.append("all")
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(store_module, "can_sync_whole", lambda folder: True)
+    monkeypatch.setattr(store_module, "sync_whole", sync_whole)
+    monkeypatch.setattr(
+        store_module, "sync_path", lambda path, flags: synced.append(Path(path).name)
+    )
+    return CaptureStore(folder)
+
+
+def test_many_files_are_brought_to_the_disk_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few are not, since their file system may have much else to write."""
+    synced: list[str] = []
+    store = store_that_syncs_whole(tmp_path, monkeypatch, synced)
+    for n in range(16):
+        store.append(str(n), [b"{}\n"])
+    assert store.sync() == {}
+    assert synced == ["all"]
+    assert store.sync() == {}
+    for n in range(15):
+        store.append(str(n), [b"{}\n"])
+    assert store.sync() == {}
+    assert sorted(synced) == sorted(["all", *(f"{n}.capture.jsonl" for n in range(15))])
+
+
+def test_file_system_that_cannot_be_synced_has_its_files_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    error = OSError(5, "Input/output error")
+    store = store_that_syncs_whole(tmp_path, monkeypatch, synced, error)
+    for n in range(16):
+        store.append(str(n), [b"{}\n"])
+    assert store.sync() == {}
+    files = {f"{n}.capture.jsonl" for n in range(16)}
+    assert (synced[0], set(synced[1:-1]), synced[-1]) == ("all", files, tmp_path.name)
+
+
+MOUNTS = """\
+21 1 0:20 / /proc rw - proc proc rw
+27 1 {device} / / rw,relatime shared:1 - {type} /dev/vda rw,discard
+"""
+
+
+@pytest.mark.parametrize(
+    ("type_", "release", "is_possible"),
+    [
+        ("ext4", "6.1.0-18-amd64", True),
+        ("xfs", "5.8.0", True),
+        ("overlay", "10.0", True),
+        ("ext4", "5.7.19", False),
+        ("ext4", "unknown", False),
+        ("fuse.sshfs", "6.1.0", False),
+        ("nfs4", "6.1.0", False),
+    ],
+)
+def test_file_systems_that_can_be_synced_whole(
+    type_: str,
+    release: str,
+    is_possible: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of which ``syncfs`` is known to do, and to tell, what ``fsync`` does."""
+    device = tmp_path.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS.format(device=f"{os.major(device)}:{os.minor(device)}", type=type_))
+    monkeypatch.setattr(disk, "_MOUNTS", mounts)
+    kernel = os.uname_result(("Linux", "host", release, "#1", "x86_64"))
+    monkeypatch.setattr(os, "uname", lambda: kernel)
+    assert disk.can_sync_whole(tmp_path) is is_possible
+    mounts.write_text("")
+    assert not disk.can_sync_whole(tmp_path)
+
+
+def test_file_system_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.sync_whole(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        disk.sync_whole(tmp_path / "none")
+    # Opened like this, a folder cannot be synced.
+    monkeypatch.setattr(os, "O_CLOEXEC", os.O_CLOEXEC | os.O_PATH)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        disk.sync_whole(tmp_path)
+
+
 def test_lock_that_is_never_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_LOCK_LIMIT_S", 0.02)
     store = CaptureStore(tmp_path)
@@ -352,6 +448,8 @@ def test_disk_is_asked_for_less_often_than_lines_are_written(
 
     def sync(store: CaptureStore) -> dict[str, OSError]:
         assert len(read_records(tmp_path, "a")) == 2
+        if is_told.is_set():
+            return {}
         is_told.set()
         return {"a": OSError(5, "Input/output error")}
 
@@ -365,6 +463,33 @@ def test_disk_is_asked_for_less_often_than_lines_are_written(
     assert names(tmp_path) == {"a.capture.jsonl", "a.capture.incomplete"}
     [loss] = log_lines
     assert (loss["rollout"], loss["why"]) == ("a", "[Errno 5] Input/output error")
+
+
+def test_slow_disk_does_not_hold_up_the_writing(
+    tmp_path: Path,
+    gate: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    log_lines: list[EventDict],
+) -> None:
+    """At the end it is waited for, but only so long."""
+    monkeypatch.setattr(writer_module, "_SYNC_S", 0.01)
+    is_syncing, may_go_on = threading.Event(), threading.Event()
+
+    def sync(store: CaptureStore) -> dict[str, OSError]:
+        is_syncing.set()
+        may_go_on.wait(10)
+        return {}
+
+    monkeypatch.setattr(CaptureStore, "sync", sync)
+    gate.set()
+    writer = gated(tmp_path, gate)
+    writer.put(call("a", writer.budget))
+    assert is_syncing.wait(10)
+    writer.put(call("b", writer.budget))
+    writer.close(0.3)
+    assert len(read_records(tmp_path, "b")) == 1
+    may_go_on.set()
+    assert [line["event"] for line in log_lines] == ["captures may not last"]
 
 
 def test_folder_that_vanishes(
