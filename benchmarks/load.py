@@ -10,6 +10,7 @@ Run ``python -m benchmarks.load URL --model MODEL`` to see one measurement; the 
 
 import argparse
 import asyncio
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ class Result(msgspec.Struct):
 class _Run:
     """What the connections of one run share."""
 
-    def __init__(self, url: str, model: str, alias: str, size: str) -> None:
+    def __init__(self, url: str, model: str, alias: str, size: str, paths: int) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
@@ -50,6 +51,7 @@ class _Run:
         self.alias = alias
         self.size = size
         self._body = b""
+        self._numbers = itertools.cycle(range(paths)) if paths else None
         self.until = 0.0
         self.reads = 0
         self.latency_s: list[float] = []
@@ -65,8 +67,12 @@ class _Run:
         self._body = body.replace(plain, aliased, 1)
         self.model = model
 
+    def next_request(self, last: bytes) -> bytes:
+        """The bytes of a connection's request that follows one of its own."""
+        return last if self._numbers is None else self.request(next(self._numbers))
+
     def request(self, number: int) -> bytes:
-        """The bytes of a connection's requests."""
+        """The bytes of a request; the number is that of its path."""
         body, path = self._body, self.path.format(number)
         return (
             f"POST {path} HTTP/1.1\r\nhost: {self.host}:{self.port}\r\n"
@@ -95,7 +101,7 @@ class _Run:
         start = time.perf_counter()
         self.until = start + seconds
         for i, connection in enumerate(connections):
-            connection.request = self.request(i)
+            connection.request = self.next_request(self.request(i))
             loop.call_later(spread_s * i / len(connections), connection.send)
         await self.done
         return time.perf_counter() - start
@@ -138,6 +144,7 @@ class _Connection(asyncio.Protocol):
         run.check(self._reply.take())
         run.latency_s.append(latency_s)
         if time.perf_counter() < run.until:
+            self.request = run.next_request(self.request)
             self.send()
             return
         run.active -= 1
@@ -151,84 +158,110 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 
-async def measure(
-    url: str,
-    model: str,
-    connections: int,
-    seconds: float,
-    *,
-    alias: str = "",
-    size: str = "4 KB",
-    wait_for_go: bool = False,
-) -> Result:
-    """Open the connections, warm up, and measure.
+class Loader:
+    """Kept connections that were warmed up; each ``run`` is one measurement."""
 
-    Streams do not start all at once, so that their deltas do not come together.
+    def __init__(self, run: _Run, pool: list[_Connection]) -> None:
+        self._run = run
+        self._pool = pool
 
-    Args:
-        url: The full URL of a dialect's endpoint; ``{}`` is the number of the connection.
-        model: One of the upstream's models.
-        connections: How many are used in parallel.
-        seconds: No request starts later than this; those under way are finished.
-        alias: Stands before the model's name in requests, and has to in replies.
-        size: Of the requests, one of ``requests.SIZES``.
-        wait_for_go: Print ``ready`` after the warm-up and wait for a line on standard input.
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        model: str,
+        connections: int,
+        *,
+        alias: str = "",
+        size: str = "4 KB",
+        paths: int = 0,
+    ) -> "Loader":
+        """Open the connections and warm up.
 
-    Raises:
-        WrongReplyError: A reply was not right.
-    """
-    loop = asyncio.get_running_loop()
-    run = _Run(url, "whole", alias, size)
-    pool = []
-    for _ in range(connections):
-        _, connection = await loop.create_connection(lambda: _Connection(run), run.host, run.port)
-        pool.append(connection)
-    await run.go(pool, 0.0, 0.0)  # one request each
-    await run.go(pool, 0.2, 0.0)
-    run.choose(model)
-    if wait_for_go:
-        print("ready", flush=True)
-        await loop.run_in_executor(None, sys.stdin.readline)
-    spread_s = START_EVERY_S * connections if streams(model) else 0.0
-    wall_s = await run.go(pool, seconds, spread_s)
-    return Result(
-        requests=len(run.latency_s),
-        reads=run.reads,
-        wall_s=round(wall_s, 3),
-        per_s=round(len(run.latency_s) / wall_s, 1),
-        latency_p50=round(1000 * percentile(run.latency_s, 50), 2),
-        latency_p99=round(1000 * percentile(run.latency_s, 99), 2),
+        Args:
+            url: The full URL of a dialect's endpoint; ``{}`` is a number: that of the connection,
+                or with ``paths`` so many in turn.
+            model: One of the upstream's models.
+            connections: How many are used in parallel.
+            alias: Stands before the model's name in requests, and has to in replies.
+            size: Of the requests, one of ``requests.SIZES``.
+            paths: How many numbers the requests take in turn.
+
+        Raises:
+            WrongReplyError: A reply was not right.
+        """
+        loop = asyncio.get_running_loop()
+        run = _Run(url, "whole", alias, size, paths)
+        pool = []
+        for _ in range(connections):
+            _, one = await loop.create_connection(lambda: _Connection(run), run.host, run.port)
+            pool.append(one)
+        await run.go(pool, 0.0, 0.0)  # one request each
+        await run.go(pool, 0.2, 0.0)
+        run.choose(model)
+        return cls(run, pool)
+
+    async def run(self, seconds: float) -> Result:
+        """Measure; streams do not start all at once, so that their deltas do not come together.
+
+        Args:
+            seconds: No request starts later than this; those under way are finished.
+
+        Raises:
+            WrongReplyError: A reply was not right.
+        """
+        run = self._run
+        spread_s = START_EVERY_S * len(self._pool) if streams(run.model) else 0.0
+        wall_s = await run.go(self._pool, seconds, spread_s)
+        return Result(
+            requests=len(run.latency_s),
+            reads=run.reads,
+            wall_s=round(wall_s, 3),
+            per_s=round(len(run.latency_s) / wall_s, 1),
+            latency_p50=round(1000 * percentile(run.latency_s, 50), 2),
+            latency_p99=round(1000 * percentile(run.latency_s, 99), 2),
+        )
+
+
+async def _serve(args: argparse.Namespace) -> None:
+    """Print a result, or with ``--wait-for-go`` one for each line on standard input."""
+    loader = await Loader.open(
+        args.url,
+        args.model,
+        args.connections,
+        alias=args.alias,
+        size=args.size,
+        paths=args.paths,
     )
+    if args.wait_for_go:
+        print("ready", flush=True)
+    loop = asyncio.get_running_loop()
+    while True:
+        if args.wait_for_go and not await loop.run_in_executor(None, sys.stdin.readline):
+            return
+        print(msgspec.json.encode(await loader.run(args.seconds)).decode(), flush=True)
+        if not args.wait_for_go:
+            return
 
 
 def main() -> int:
-    """Measure once and print the result as JSON."""
+    """Measure and print results as JSON."""
     parser = argparse.ArgumentParser(prog="benchmarks.load")
     parser.add_argument("url", help="http://host:port/v1/responses or .../chat/completions")
     parser.add_argument("--model", default="whole")
     parser.add_argument("--alias", default="", help="stands before the model's name")
     parser.add_argument("--size", choices=SIZES, default="4 KB", help="of the requests")
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--paths", type=int, default=0, help="numbers that '{}' takes in turn")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--wait-for-go", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         try:
-            result = runner.run(
-                measure(
-                    args.url,
-                    args.model,
-                    args.connections,
-                    args.seconds,
-                    alias=args.alias,
-                    size=args.size,
-                    wait_for_go=args.wait_for_go,
-                )
-            )
+            runner.run(_serve(args))
         except (WrongReplyError, OSError) as exc:
             print(f"{type(exc).__name__}: {exc}", file=sys.stderr)
             return 1
-    print(msgspec.json.encode(result).decode(), flush=True)
     return 0
 
 

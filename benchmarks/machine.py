@@ -109,9 +109,9 @@ def stop(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def start_upstream() -> tuple[subprocess.Popen[bytes], int]:
-    """Start the benchmark's upstream on the load's core; the process and its port."""
-    process = start([python(), "-m", "benchmarks.upstream"], core=LOAD_CORE, pipes=True)
+def start_upstream(core: int = LOAD_CORE) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the benchmark's upstream; the process and its port."""
+    process = start([python(), "-m", "benchmarks.upstream"], core=core, pipes=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:

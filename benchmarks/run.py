@@ -7,11 +7,13 @@ server. To measure another proxy, add it to ``servers.SERVERS`` and its rows to 
 """
 
 import argparse
+import contextlib
 import itertools
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -55,8 +57,8 @@ class Row(NamedTuple):
     """The most connections at which it is measured."""
     once: bool = False
     """Whether one round has to do, since it takes long."""
-    settle_s: float = 0.0
-    """How long to wait for what the server does after its replies, which counts as well."""
+    paths: int = 0
+    """How many numbers the requests take in turn, each in place of ``{}``; 0: see ``prefix``."""
 
 
 ROWS: Final = (
@@ -138,41 +140,70 @@ class Sample(NamedTuple):
     reads_per_unit: float
 
 
-def sample(port: int, pid: int | None, row: Row, load: Load, seconds: float) -> Sample:
-    """Load the server on a port; the CPU time is that of the process ``pid`` and its descendants.
+class Loaded:
+    """A load generator that is connected to a server and warm."""
+
+    def __init__(self, process: subprocess.Popen[bytes], row: Row, load: Load) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._orders, self._results = process.stdin, process.stdout
+        self._row = row
+        self._load = load
+        self._expect(b"ready\n")
+
+    def sample(self, pid: int | None, settle_s: float = 0.0) -> Sample:
+        """Load the server; the CPU time is that of the process ``pid`` and its descendants.
+
+        What it does in the next ``settle_s`` seconds counts as well.
+
+        Raises:
+            machine.StartError: It gives wrong replies.
+        """
+        before = machine.cpu_ns(pid) if pid else 0
+        self._orders.write(b"go\n")
+        self._orders.flush()
+        result = msgspec.json.decode(self._expect(), type=Result)
+        time.sleep(settle_s)
+        used_ns = machine.cpu_ns(pid) - before if pid else 0
+        units = result.requests * (DELTAS if self._load.streams else 1)
+        return Sample(used_ns / 1000 / units if pid else None, result, result.reads / units)
+
+    def _expect(self, line: bytes | None = None) -> bytes:
+        found = self._results.readline()
+        if not found or line not in (None, found):
+            raise machine.StartError(f"{self._row.title}: wrong replies at {self._load}")
+        return found
+
+
+@contextlib.contextmanager
+def loaded(
+    port: int, row: Row, load: Load, seconds: float, *, core: int = machine.LOAD_CORE
+) -> Iterator[Loaded]:
+    """Start a load generator for the server on a port; each sample takes so many seconds.
 
     Raises:
-        machine.StartError: It gives wrong replies.
+        machine.StartError: The server gives wrong replies.
     """
     process = machine.start(
         [
             *(machine.python(), "-m", "benchmarks.load", "--wait-for-go", "--model", load.model),
             *("--alias", row.alias, "--connections", str(load.connections)),
-            *("--size", load.size, "--seconds", str(seconds)),
+            *("--size", load.size, "--seconds", str(seconds), "--paths", str(row.paths)),
             f"http://127.0.0.1:{port}{row.prefix}{PATHS[row.dialect]}",
         ],
-        core=machine.LOAD_CORE,
+        core=core,
         pipes=True,
     )
     try:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        if process.stdout.readline() != b"ready\n":
-            raise machine.StartError(f"{row.title}: wrong replies at {load}")
-        time.sleep(row.settle_s)
-        before = machine.cpu_ns(pid) if pid else 0
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-        time.sleep(row.settle_s)
-        used_ns = machine.cpu_ns(pid) - before if pid else 0
+        yield Loaded(process, row, load)
     finally:
         machine.stop(process)
-    if not line:
-        raise machine.StartError(f"{row.title}: wrong replies at {load}")
-    result = msgspec.json.decode(line, type=Result)
-    units = result.requests * (DELTAS if load.streams else 1)
-    return Sample(used_ns / 1000 / units if pid else None, result, result.reads / units)
+
+
+def sample(port: int, pid: int | None, row: Row, load: Load, seconds: float) -> Sample:
+    """One sample; see ``Loaded.sample``."""
+    with loaded(port, row, load, seconds) as one:
+        return one.sample(pid)
 
 
 class Results(NamedTuple):

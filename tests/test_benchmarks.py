@@ -56,13 +56,12 @@ def test_a_reply_without_its_token_ids_is_wrong() -> None:
         check("chat", reader.take(), "tokens-4")
 
 
-def test_what_is_added_is_told_by_pairs() -> None:
-    """A slow minute, which both of a pair met, does not count."""
-    added = Added(CASES[0], [Pair(100, 108), Pair(200, 218), Pair(100, 112)])
-    assert added.percent == pytest.approx(9)
-    assert added.middle == pytest.approx((8, 12))
+def test_what_is_added_is_the_mean_of_the_pairs() -> None:
+    added = Added(CASES[0], [Pair(100, 108), Pair(104, 113), Pair(96, 106)])
+    assert added.mean == Pair(100, 109)
+    assert added.span == pytest.approx((8, 10.42), abs=0.01)
     assert added.goal().verdict() == "reached"
-    assert Added(CASES[0], [Pair(100, 111)] * 2).goal().verdict() == "missed"
+    assert Added(CASES[0], [Pair(100, 111)]).goal().verdict() == "missed"
 
 
 def test_a_goal_that_was_not_measured_is_not_reached() -> None:
