@@ -128,7 +128,7 @@ class Added(NamedTuple):
         return Figure(title, self.mean.percent, "% more CPU", LIMIT_PERCENT)
 
 
-def measure(cases: Sequence[Case] = CASES, *, pairs: int = 3, rounds: int = 10) -> list[Added]:
+def measure(cases: Sequence[Case] = CASES, *, pairs: int = 3, rounds: int = 8) -> list[Added]:
     """Measure one case after the other.
 
     Args:
@@ -209,7 +209,7 @@ def report(found: Sequence[Added]) -> str:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.added", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=3, help="processes of each kind")
     parser.add_argument("--only", default="", help="cases whose title contains this")
     args = parser.parse_args()
