@@ -62,7 +62,11 @@ def _type_of(folder: Path) -> str | None:
     """The type of a folder's file system, ``None`` if that cannot be told."""
     device = folder.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
-    for line in _MOUNTS.read_text(errors="replace").splitlines():
+    try:
+        mounts = _MOUNTS.read_text(errors="replace")
+    except OSError:
+        return None
+    for line in mounts.splitlines():
         mount, _, source = line.partition(" - ")
         if mount.split()[2] == number:
             return source.split()[0]

@@ -276,6 +276,8 @@ def test_file_systems_that_can_be_synced_whole(
     assert disk.can_sync_whole(tmp_path) is is_possible
     mounts.write_text("")
     assert not disk.can_sync_whole(tmp_path)
+    mounts.unlink()
+    assert not disk.can_sync_whole(tmp_path)
 
 
 def test_file_system_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
