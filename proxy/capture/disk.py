@@ -6,9 +6,9 @@ import re
 import sys
 from pathlib import Path
 
-_TYPES = frozenset({"ext4", "f2fs", "overlay", "xfs"})
-"""File systems that make all files last by ``syncfs`` as one by ``fsync``. FUSE does not: its
-server is told of ``fsync`` alone."""
+_TYPES = frozenset({"ext4", "f2fs", "xfs"})
+"""File systems that make all files last by ``syncfs`` as one by ``fsync``, and tell what failed.
+FUSE tells its server of ``fsync`` alone, and an overlay may not hear of failures below it."""
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _REPORTS_FAILURES = (5, 8)

@@ -252,7 +252,8 @@ MOUNTS = """\
     [
         ("ext4", "6.1.0-18-amd64", True),
         ("xfs", "5.8.0", True),
-        ("overlay", "10.0", True),
+        ("f2fs", "10.0", True),
+        ("overlay", "6.1.0", False),
         ("ext4", "5.7.19", False),
         ("ext4", "unknown", False),
         ("fuse.sshfs", "6.1.0", False),
