@@ -214,13 +214,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose title contains this")
     args = parser.parse_args()
     cases = [case for case in CASES if args.only.lower() in case.title.lower()]
-    try:
-        found = measure(cases, pairs=args.pairs, rounds=args.rounds)
-    except machine.StartError as exc:
-        print(f"stopped: {exc}", file=sys.stderr)
-        return 1
-    print(report(found))
-    return 0
+    return machine.show(lambda: report(measure(cases, pairs=args.pairs, rounds=args.rounds)))
 
 
 if __name__ == "__main__":

@@ -158,12 +158,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.delay")
     parser.add_argument("--quick", action="store_true", help="one short round")
     quick = parser.parse_args().quick
-    try:
-        print(report(measure(quick=quick)))
-    except machine.StartError as exc:
-        print(f"stopped: {exc}", file=sys.stderr)
-        return 1
-    return 0
+    return machine.show(lambda: report(measure(quick=quick)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Final
@@ -107,6 +107,16 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
+
+
+def show(report: Callable[[], str]) -> int:
+    """Print a report, or why it cannot be made; the exit status of a command that does this."""
+    try:
+        print(report())
+    except StartError as exc:
+        print(f"stopped: {exc}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def start_upstream(core: int = LOAD_CORE) -> tuple[subprocess.Popen[bytes], int]:

@@ -367,13 +367,8 @@ def main() -> int:
     ]
     rounds = args.rounds or (1 if args.quick else 4)
     seconds = 0.7 if args.quick else 1.0
-    try:
-        results = measure(rows, loads_at(args.connections), rounds=rounds, seconds=seconds)
-    except machine.StartError as exc:
-        print(f"stopped: {exc}", file=sys.stderr)
-        return 1
-    print(report(results))
-    return 0
+    loads = loads_at(args.connections)
+    return machine.show(lambda: report(measure(rows, loads, rounds=rounds, seconds=seconds)))
 
 
 if __name__ == "__main__":

@@ -180,12 +180,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--connections", type=int, default=64)
     args = parser.parse_args()
-    try:
-        print(report(measure(SETTINGS, rounds=args.rounds, connections=args.connections)))
-    except machine.StartError as exc:
-        print(f"stopped: {exc}", file=sys.stderr)
-        return 1
-    return 0
+    return machine.show(
+        lambda: report(measure(SETTINGS, rounds=args.rounds, connections=args.connections))
+    )
 
 
 if __name__ == "__main__":
