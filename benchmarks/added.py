@@ -177,7 +177,6 @@ def _start_pair(stack: contextlib.ExitStack, case: Case, upstream_port: int) -> 
 def _compare(case: Case, pairs: Sequence[Sequence[_Side]], rounds: int) -> list[Pair]:
     """The median costs of each pair; in every round all sides are loaded, in any order."""
     sides = [side for pair in pairs for side in pair]
-    units = DELTAS if case.load.streams else 1
     taken: dict[_Side, list[float]] = {side: [] for side in sides}
     for side in sides:  # once around, so that the files of all rollouts are there
         side.load.sample(side.server.pid, side.settle_s)
@@ -185,7 +184,7 @@ def _compare(case: Case, pairs: Sequence[Sequence[_Side]], rounds: int) -> list[
         for side in random.sample(sides, len(sides)):
             one = side.load.sample(side.server.pid, side.settle_s)
             assert one.cpu_us is not None
-            taken[side].append(one.cpu_us * units)
+            taken[side].append(one.cpu_us * case.load.units)
     return [Pair(*(statistics.median(taken[side]) for side in pair)) for pair in pairs]
 
 

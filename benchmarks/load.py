@@ -233,15 +233,17 @@ async def _serve(args: argparse.Namespace) -> None:
         size=args.size,
         paths=args.paths,
     )
-    if args.wait_for_go:
-        print("ready", flush=True)
-    loop = asyncio.get_running_loop()
-    while True:
-        if args.wait_for_go and not await loop.run_in_executor(None, sys.stdin.readline):
-            return
+
+    async def run() -> None:
         print(msgspec.json.encode(await loader.run(args.seconds)).decode(), flush=True)
-        if not args.wait_for_go:
-            return
+
+    if not args.wait_for_go:
+        await run()
+        return
+    print("ready", flush=True)
+    loop = asyncio.get_running_loop()
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        await run()
 
 
 def main() -> int:

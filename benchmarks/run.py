@@ -107,6 +107,11 @@ class Load(NamedTuple):
         return streams(self.model)
 
     @property
+    def units(self) -> int:
+        """How many units a request has."""
+        return DELTAS if self.streams else 1
+
+    @property
     def title(self) -> str:
         """The head of its column."""
         return f"{self.unit}, {self.connections}"
@@ -165,7 +170,7 @@ class Loaded:
         result = msgspec.json.decode(self._expect(), type=Result)
         time.sleep(settle_s)
         used_ns = machine.cpu_ns(pid) - before if pid else 0
-        units = result.requests * (DELTAS if self._load.streams else 1)
+        units = result.requests * self._load.units
         return Sample(used_ns / 1000 / units if pid else None, result, result.reads / units)
 
     def _expect(self, line: bytes | None = None) -> bytes:
