@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 _TYPES = frozenset({"ext4", "f2fs", "xfs"})
@@ -53,6 +54,7 @@ def sync_whole(folder: Path) -> None:
         os.close(file)
 
 
+@cache
 def _libc() -> ctypes.CDLL:
     """The C library, since the standard library has no ``syncfs``."""
     return ctypes.CDLL(None, use_errno=True)

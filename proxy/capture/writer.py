@@ -20,8 +20,7 @@ locked and written for each, cost more than the rest. A pause of 0.03 s costs so
 call (32 rollouts, 4000 calls per second)."""
 
 _SYNC_S = 1.0
-"""After the first write that is not on the disk yet. To sync 32 rollouts once per second instead
-of with each batch saves 8 us per call."""
+"""After the first write that is not on the disk yet."""
 
 _log = structlog.get_logger("dragoman")
 
@@ -42,7 +41,7 @@ class Writer:
         self._line_of = line_of
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._closing = threading.Event()
-        self._thread = _thread("captures", self._keep_writing)
+        self._writing = _thread("captures", self._keep_writing)
         self._has_written = threading.Event()
         self._is_over = threading.Event()
         # A disk that takes long must not hold up the writing.
@@ -51,7 +50,7 @@ class Writer:
     def start(self) -> None:
         """Begin to write; what nobody lets it write before is written as the process exits."""
         atexit.register(self.close)
-        self._thread.start()
+        self._writing.start()
         self._syncing.start()
 
     def put(self, call: Call) -> None:
@@ -64,7 +63,7 @@ class Writer:
         self._closing.set()
         self._queue.put(None)
         self._syncing.join(limit_s)
-        if self._thread.is_alive():
+        if self._writing.is_alive():
             _log.warning("captures are lost", calls=self._queue.qsize(), why="no time left")
         elif self._syncing.is_alive():
             _log.warning("captures may not last", why="the disk takes too long")

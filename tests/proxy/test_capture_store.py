@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -489,10 +490,34 @@ def test_slow_disk_does_not_hold_up_the_writing(
     writer.put(call("a", writer.budget))
     assert is_syncing.wait(10)
     writer.put(call("b", writer.budget))
-    writer.close(0.3)
+    deadline_s = time.monotonic() + 10
+    while writer.budget.freed_bytes < writer.budget.taken_bytes:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
     assert len(read_records(tmp_path, "b")) == 1
+    writer.close(0.1)
     may_go_on.set()
     assert [line["event"] for line in log_lines] == ["captures may not last"]
+
+
+def test_end_brings_the_last_lines_to_the_disk(
+    tmp_path: Path, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without waiting until it is time for that."""
+    synced: list[int] = []
+
+    def sync(store: CaptureStore) -> dict[str, OSError]:
+        synced.append(len(read_records(tmp_path, "a")))
+        return {}
+
+    monkeypatch.setattr(writer_module, "_SYNC_S", 60)
+    monkeypatch.setattr(CaptureStore, "sync", sync)
+    gate.set()
+    writer = gated(tmp_path, gate)
+    for _ in range(3):
+        writer.put(call("a", writer.budget))
+    writer.close(10)
+    assert synced == [3]
 
 
 def test_folder_that_vanishes(
