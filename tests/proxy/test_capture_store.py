@@ -497,6 +497,7 @@ def test_slow_disk_does_not_hold_up_the_writing(
     assert len(read_records(tmp_path, "b")) == 1
     writer.close(0.1)
     may_go_on.set()
+    writer.close(10)  # nothing of it is left when the next test begins
     assert [line["event"] for line in log_lines] == ["captures may not last"]
 
 
@@ -542,6 +543,8 @@ def test_end_waits_for_a_slow_disk_only_so_long(
         writer.put(call("a", writer.budget))
     writer.close(0.05)
     assert [line["event"] for line in log_lines] == ["captures are lost"]
+    gate.set()
+    writer.close(10)
 
 
 # --- settings ----------------------------------------------------------------------------------
