@@ -100,29 +100,25 @@ def _dragoman(speaks: str) -> Callable[[Place], Sequence[str]]:
 
 def _dragoman_named(place: Place) -> Sequence[str]:
     """The upstream's names, some of them with token ids."""
-    return _configured(place, place.models, HOSTS[:1])
+    return _configured(place, place.models, f'url = "{_url(place, HOSTS[0])}"')
 
 
 def _dragoman_full(place: Place) -> Sequence[str]:
     """Ten names over three replicas, with captures."""
     names = [*place.models, *(f"idle-{i}" for i in range(_NAMES - len(place.models)))]
+    urls = msgspec.json.encode([_url(place, host) for host in HOSTS]).decode()
     captures = ["[capture]", f'dir = "{place.folder / "captures"}"']
-    return _configured(place, names, HOSTS, ALIAS, captures)
+    return _configured(place, names, f"urls = {urls}", ALIAS, captures)
 
 
 def _configured(
     place: Place,
     names: Sequence[str],
-    hosts: Sequence[str],
+    where: str,
     alias: str = "",
     more: Sequence[str] = (),
 ) -> Sequence[str]:
-    urls = [f"http://{host}:{place.upstream_port}/v1" for host in hosts]
-    lines = [
-        "[upstreams.default]",
-        f"urls = {msgspec.json.encode(urls).decode()}",
-        'speaks = "chat"',
-    ]
+    lines = ["[upstreams.default]", where, 'speaks = "chat"']
     for name in names:
         lines += ["[[models]]", f'name = "{alias}{name}"', f'upstream_model = "{name}"']
         if has_token_ids(name):
@@ -131,6 +127,10 @@ def _configured(
     config.write_text("\n".join([*lines, *more]))
     serve = [machine.python(), "-m", "proxy", "serve", "--config", str(config)]
     return [*serve, "--port", str(place.port)]
+
+
+def _url(place: Place, host: str) -> str:
+    return f"http://{host}:{place.upstream_port}/v1"
 
 
 def _litellm(place: Place) -> Sequence[str] | None:
